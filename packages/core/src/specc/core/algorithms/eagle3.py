@@ -1,0 +1,129 @@
+"""EAGLE-3 (Li et al. 2025, arXiv:2503.01840): one decoder layer over fused hidden states of three depths."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from specc.core.algorithms.base import Algorithm, Derived, DraftSection, Section, TensorSpec, Tree
+
+DEFAULT_VOCABULARY = 32000
+
+
+class TestTimeTraining(Section):
+    """How the draft learns to go on from its own states."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    steps: Annotated[int, Field(ge=1, le=16)] = 3
+    """Number of draft steps that are unrolled in training; the longest draft that the speculator is trained for."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Weight of step k in the loss is decay^k, with k from 0."""
+
+
+class Init(Section):
+    """Weights to start from, in place of random ones."""
+
+    from_: Annotated[str, Field(alias="from", min_length=1)]
+    """Folder of an earlier EAGLE-3 speculator in the speculators format with the same shapes; relative to the spec."""
+
+
+class Eagle3Draft(DraftSection):
+    """EAGLE-3: a small decoder that reads three of the verifier's hidden states and the next token."""
+
+    algorithm: Literal["eagle3"]
+    """Algorithm of the draft model; it decides which other keys this section has."""
+    layers: Annotated[int, Field(ge=1, le=8)] = 1
+    """Number of decoder layers of the draft."""
+    vocabulary: Annotated[int, Field(ge=2)] | Literal["full"] | None = None
+    """Number of tokens the draft can propose: the most frequent of the training data. `full` keeps the verifier's vocabulary. Default: 32000, or `full` if the verifier has no more."""
+    hidden_state_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)] | None = None
+    """The three verifier layers whose input hidden states the draft reads; id k is the input of layer k. Default: 2, the middle, and the third from the end."""
+    norm_before_residual: bool = True
+    """Whether the residual of the first layer is taken after the hidden state's norm."""
+    norm_before_fc: bool = True
+    """Whether one RMS norm over the concatenated hidden states stands before their fusion."""
+    fc_norm: bool = False
+    """Whether each of the three hidden states has an RMS norm of its own before fusion; excludes `norm_before_fc`."""
+    norm_output: bool = True
+    """Whether the next draft step reads the state after the final norm (EAGLE 3.1) in place of the one before."""
+    sliding_window: Annotated[int, Field(ge=1)] | None = None
+    """Number of most recent positions that the draft's attention sees. Default: all."""
+    intermediate_size: Annotated[int, Field(ge=1)] | None = None
+    """Width of the draft's feed-forward layers. Default: the verifier's."""
+    ttt: TestTimeTraining = TestTimeTraining()
+    """Training-time test: unrolled draft steps and their weights."""
+    init: Init | None = None
+    """Weights to start from. Default: random, drawn from `train.seed`."""
+
+
+def derive(draft: Tree, verifier: Tree) -> dict[str, Derived]:
+    """Return what an EAGLE-3 spec may leave out."""
+    count, size = verifier["num_hidden_layers"], verifier["vocab_size"]
+    layers = [2, count // 2, count - 3]
+    vocabulary = size if draft["vocabulary"] == "full" else min(DEFAULT_VOCABULARY, size)
+    return {
+        "draft.hidden_state_layers": Derived(layers, f"derived from verifier.config.num_hidden_layers ({count})"),
+        "draft.vocabulary": Derived(vocabulary, f"derived from verifier.config.vocab_size ({size})"),
+        "draft.intermediate_size": Derived(
+            verifier["intermediate_size"], "derived from verifier.config.intermediate_size"
+        ),
+        "export.speculative_tokens": Derived(draft["ttt"]["steps"], "derived from draft.ttt.steps"),
+    }
+
+
+def layout(draft: Tree, verifier: Tree) -> list[TensorSpec]:
+    """Return every tensor of an EAGLE-3 checkpoint for resolved `draft` and `verifier.config`."""
+    hidden, vocab, inner = verifier["hidden_size"], verifier["vocab_size"], draft["intermediate_size"]
+    query = verifier["num_attention_heads"] * verifier["head_dim"]
+    value = verifier["num_key_value_heads"] * verifier["head_dim"]
+    aux = len(draft["hidden_state_layers"])
+    small = draft["vocabulary"]
+
+    tensors = [
+        TensorSpec("embed_tokens.weight", (vocab, hidden), origin="verifier"),
+        TensorSpec("fc.weight", (hidden, aux * hidden)),
+        TensorSpec("norm.weight", (hidden,)),
+        TensorSpec("lm_head.weight", (small, hidden), origin="verifier"),
+    ]
+    if draft["norm_before_fc"]:
+        tensors.append(TensorSpec("input_norm.weight", (aux * hidden,)))
+    if draft["fc_norm"]:
+        tensors += [TensorSpec(f"fc_norm.{index}.weight", (hidden,)) for index in range(aux)]
+    for index in range(draft["layers"]):
+        name, width = f"layers.{index}", 2 * hidden if index == 0 else hidden
+        if index == 0:
+            tensors.append(TensorSpec(f"{name}.hidden_norm.weight", (hidden,)))
+        tensors += [
+            TensorSpec(f"{name}.input_layernorm.weight", (hidden,)),
+            TensorSpec(f"{name}.post_attention_layernorm.weight", (hidden,)),
+            TensorSpec(f"{name}.self_attn.q_proj.weight", (query, width)),
+            TensorSpec(f"{name}.self_attn.k_proj.weight", (value, width)),
+            TensorSpec(f"{name}.self_attn.v_proj.weight", (value, width)),
+            TensorSpec(f"{name}.self_attn.o_proj.weight", (hidden, query)),
+            TensorSpec(f"{name}.mlp.gate_proj.weight", (inner, hidden)),
+            TensorSpec(f"{name}.mlp.up_proj.weight", (inner, hidden)),
+            TensorSpec(f"{name}.mlp.down_proj.weight", (hidden, inner)),
+        ]
+    if small < vocab:
+        tensors += [
+            TensorSpec("d2t", (small,), "I64", "vocabulary"),
+            TensorSpec("t2d", (vocab,), "BOOL", "vocabulary"),
+        ]
+    return sorted(tensors, key=lambda tensor: tensor.name)
+
+
+def max_speculative_tokens(draft: Tree) -> int:
+    """An EAGLE-3 draft is autoregressive: it can be asked for more than it was trained for, up to 4 times."""
+    return 4 * draft["ttt"]["steps"]
+
+
+EAGLE3 = Algorithm(
+    name="eagle3",
+    title="EAGLE-3",
+    section=Eagle3Draft,
+    derive=derive,
+    layout=layout,
+    max_speculative_tokens=max_speculative_tokens,
+)

@@ -1,0 +1,77 @@
+"""`specc`: the group of commands, and the one place where an error becomes words and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from importlib.metadata import version
+from typing import Any, Final
+
+import click
+
+from specc.core.errors import Exit, SpeccError
+
+COMMANDS: Final = {
+    "init": "write a starter spec",
+    "check": "check specs: schema and cross-field rules, offline",
+    "lock": "pin everything that a rebuild needs",
+    "plan": "show what a build would do, and why",
+    "build": "build what is missing",
+    "status": "which artifacts exist, which are stale",
+    "show": "an artifact: where it is from, what it measured, how to serve it",
+    "schema": "the language's JSON Schema, or one field's page",
+    "serve": "the command that serves a speculator in vLLM",
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are modules of this package, imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"specc.core.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("specc"), prog_name="specc")
+def group() -> None:
+    """Compile a declarative spec into a speculator that vLLM drafts with."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `specc` and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        result: Any = group.main(arguments, prog_name="specc", standalone_mode=False)
+        return int(result or 0)
+    except SpeccError as error:
+        if "--json" in arguments:
+            errors = getattr(error, "errors", [error])
+            print(json.dumps({"errors": [item.as_json() for item in errors]}, indent=2, ensure_ascii=False))
+        else:
+            click.echo(error.render(), err=True)
+        return int(error.code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        return Exit.USAGE
+    except click.ClickException as error:
+        error.show()
+        return Exit.USAGE
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("interrupted: finished stages and shards are kept, and the same command goes on from there",
+                   err=True)  # fmt: skip
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        return Exit.OK
