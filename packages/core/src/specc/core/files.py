@@ -7,7 +7,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,9 @@ def tensor_headers(path: Path) -> list[TensorHeader]:
         try:
             header: dict[str, Any] = json.loads(file.read(length))
             found = [
-                TensorHeader(name, str(item["dtype"]), tuple(int(n) for n in item["shape"]), *item["data_offsets"])
+                TensorHeader(
+                    name, str(item["dtype"]), tuple(int(n) for n in item["shape"]), *item["data_offsets"]
+                )
                 for name, item in header.items()
                 if name != "__metadata__"
             ]
@@ -149,7 +151,7 @@ def tensors_digest(path: Path) -> str:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Generator[Path]:
     """Yield a temporary path beside `path` that takes its name, whole and synced, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

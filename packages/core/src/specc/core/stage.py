@@ -106,7 +106,9 @@ def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> i
                      code=error.code))  # fmt: skip
         return error.code
     except MemoryError:
-        emit(Failure(message="the stage ran out of memory", hint="give it less per batch, or a larger machine"))
+        emit(
+            Failure(message="the stage ran out of memory", hint="give it less per batch, or a larger machine")
+        )
         return Exit.STAGE
     except Exception as error:  # noqa: BLE001 - an engine may raise anything; the log keeps the traceback
         traceback.print_exc()

@@ -1,0 +1,42 @@
+# What a newcomer types. `make quickstart` and `make test` need Python 3.11 and nothing else.
+PYTHON ?= python3.11
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -q
+export PYTHON
+
+.PHONY: quickstart install test test-core test-full check format schema clean
+
+quickstart: .venv/.installed-cpu  ## install, then build a speculator for SmolLM2-135M-Instruct on two cores
+	$(BIN)/specc build specs/quickstart.yaml
+
+install: .venv/.installed-cpu  ## .venv with specc, the CPU engines and the developer's tools
+
+.venv/.installed-cpu: pyproject.toml tools/install.sh
+	tools/install.sh cpu
+
+test: .venv/.installed-cpu  ## every test but the minutes-long ones, engines included (at most 20 minutes on two cores)
+	$(PYTEST) -m "not full" tests
+
+test-core: .venv/.installed-cpu  ## what needs no torch (under a minute)
+	$(PYTEST) -m "not engine and not full and not install" tests
+
+test-full: .venv/.installed-cpu  ## everything: the quickstart and every command of the README too
+	$(PYTEST) tests
+
+check: .venv/.installed-cpu  ## lint, types, imports, and the committed schema
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+	$(BIN)/specc schema --check
+
+format: .venv/.installed-cpu  ## let ruff put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: .venv/.installed-cpu  ## write the published schema anew from the models
+	$(BIN)/specc schema > schema/speculator.v1.schema.json
+
+clean:  ## remove the environment and this checkout's store
+	chmod -R u+w .specc 2>/dev/null || true
+	rm -rf .venv .specc

@@ -1,0 +1,122 @@
+"""`specc build`: run what is missing, in order, and say what came out."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from specc.core import lock as locks
+from specc.core.cli.options import SPEC, as_json, minutes, print_json, words
+from specc.core.compiler import Compiled, Trust, compile_spec, with_results
+from specc.core.errors import Exit, SpeccError
+from specc.core.execute import Reporter, build, machine_name
+from specc.core.judge import Verdict, judge
+from specc.core.plan import ROWS, Decision
+
+
+@click.command("build", short_help="build what is missing")
+@SPEC
+@click.option("--locked", is_flag=True, help="Fail when the lock is stale; write no lock.")
+@click.option("--frozen", is_flag=True, help="Build the lock as it is, without comparing it with the spec.")
+@click.option("--stage", type=click.Choice(list(ROWS)), help="Build this stage and what it needs, no further.")
+@as_json
+def command(spec: Path, locked: bool, frozen: bool, stage: str | None, json: bool) -> int:
+    """Build SPEC: run the stages whose artifacts are not in the store, and judge its checks."""
+    started = time.monotonic()
+    trust: Trust = "frozen" if frozen else "locked" if locked else "update"
+    compiled = compile_spec(spec, trust=trust, machine=machine_name())
+    if trust == "update":
+        locks.write(compiled.lock_path, compiled.lock)
+    done = build(
+        compiled.plan(),
+        compiled.store,
+        values=compiled.lock.locked.values,
+        files=compiled.resolved.files,
+        reporter=Reporter(),
+        until=stage,
+    )
+    found = {name: decision.digest for name, decision in done.items() if decision.digest}
+    _compare(compiled, found)
+    if trust == "update":
+        locks.write(compiled.lock_path, with_results(compiled.lock, compiled.plan().numerics, found))
+    verdicts = judge(compiled, done)
+    if json:
+        print_json(
+            {
+                "name": compiled.name,
+                "artifacts": {name: f"sha256:{digest}" for name, digest in found.items()},
+                "checks": [verdict.as_json() for verdict in verdicts],
+                "seconds": round(time.monotonic() - started, 1),
+            }
+        )
+    else:
+        _summary(compiled, done, verdicts, time.monotonic() - started, stage)
+    return Exit.OK if all(verdict.met for verdict in verdicts) else Exit.INPUT
+
+
+def _compare(compiled: Compiled, found: dict[str, str]) -> None:
+    """Raise `SpeccError` (exit 4) when a stage came out otherwise than the lock has it for this class."""
+    plan = compiled.plan()
+    known = compiled.lock.results.get(plan.numerics, {})
+    wrong = [name for name, digest in found.items() if known.get(name, digest) != digest]
+    if wrong:
+        first = wrong[0]
+        raise SpeccError(
+            f"the stage `{first}` came out as sha256:{found[first][:12]}…, and the lock has sha256:{known[first][:12]}…"
+            f" for the class `{plan.numerics}`",
+            where=compiled.lock_path.name,
+            note="nothing that decides its bits has changed, so this is a difference to be explained",
+            hint=f"`specc show {found[first][:12]}` shows the artifact; if the lock is wrong, `specc lock --upgrade"
+            f" {compiled.path}` drops its results",
+            code=Exit.DIFFERENCE,
+        )
+
+
+def _summary(
+    compiled: Compiled, done: dict[str, Decision], verdicts: list[Verdict], seconds: float, stage: str | None
+) -> None:
+    """Say what came out: the checkpoint, what was measured, and how to serve it."""
+    fresh = [decision for decision in done.values() if decision.action != "hit"]
+    last = done[stage] if stage else done.get("checkpoint") or list(done.values())[-1]
+    digest = last.digest or ""
+    path = compiled.store.path(digest)
+    verb = f"built in {minutes(seconds)}:" if fresh else "nothing to do:"
+    words(f"{verb} {last.stage.name} sha256:{digest}")
+    click.echo(_short(path))
+    if (evaluation := done.get("evaluation")) is not None and evaluation.digest:
+        for line in _measured(compiled, evaluation.digest):
+            words(f"  {line}")
+    for verdict in verdicts:
+        words(f"  {verdict.line()}")
+    if last.stage.name == "checkpoint":
+        words(f"  serve it: specc serve --dry-run {compiled.path}")
+    if any(not verdict.met for verdict in verdicts):
+        words("\nbuilt, checks failed")
+
+
+def _measured(compiled: Compiled, digest: str) -> list[str]:
+    found: dict[str, Any] = jsonlib.loads((compiled.store.path(digest) / "evaluation.json").read_text())
+    served, untrained, simulated = found["served"], found["untrained"], found["simulated"]
+    lines = [
+        f"mean acceptance length {served['mean_acceptance_length']:.2f} in {found['runtime']}"
+        f" ({found['prompts']} held-out prompts, {found['speculative_tokens']} speculative tokens,"
+        f" {served['drafts']} drafts); untrained {untrained['mean_acceptance_length']:.2f}",
+        f"simulated on the same rows {simulated['mean_acceptance_length']:.2f} ({simulated['drafts']} drafts)",
+    ]
+    for dtype, lossless in found["lossless"].items():
+        differ = lossless["prompts"] - lossless["identical"]
+        what = "identical" if not differ else f"{lossless['identical']} identical, {differ} with a first difference"
+        lines.append(f"greedy output with and without the speculator in {dtype}: {lossless['prompts']} prompts, {what}")
+    return lines
+
+
+def _short(path: Path) -> str:
+    """Return a path relative to the working directory where it is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

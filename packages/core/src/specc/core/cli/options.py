@@ -1,0 +1,47 @@
+"""What several commands share: their argument, `--json`, and where words go."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+SPEC = click.argument("spec", type=click.Path(path_type=Path))
+as_json = click.option("--json", "json", is_flag=True, help="Print one JSON object on standard output.")
+
+
+def print_json(value: object) -> None:
+    """Print data on standard output."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def words(text: str) -> None:
+    """Print words on standard error, without colour unless a terminal reads them."""
+    click.echo(text, err=True, color=None if colour(sys.stderr.isatty()) else False)
+
+
+def colour(terminal: bool) -> bool:
+    """Tell whether colour is wanted: on a terminal, and not when `NO_COLOR` is set (https://no-color.org)."""
+    return terminal and not os.environ.get("NO_COLOR")
+
+
+def paint(text: str, name: str) -> str:
+    """Colour a word for a terminal."""
+    return click.style(text, fg=name) if colour(sys.stdout.isatty()) else text
+
+
+def human(size: float) -> str:
+    """Return bytes as a person says them."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:  # noqa: PLR2004 - decimal units
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"  # noqa: PLR2004 - where minutes begin to read better

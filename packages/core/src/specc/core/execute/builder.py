@@ -1,0 +1,122 @@
+"""Run a plan: one thread of execution, stage by stage, each decided again once its inputs are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from specc.core.contracts import Input, Manifest, StageJob
+from specc.core.errors import Exit, SpeccError
+from specc.core.execute.executor import run_stage
+from specc.core.execute.machine import installed
+from specc.core.execute.reporter import Reporter
+from specc.core.plan import Decision, Plan, PlannedStage, decide_stage, lineage
+from specc.core.resolve import missing_file
+from specc.core.store import Store
+
+
+def build(
+    plan: Plan,
+    store: Store,
+    *,
+    values: Mapping[str, Any],
+    files: Mapping[str, Path],
+    reporter: Reporter,
+    until: str | None = None,
+) -> dict[str, Decision]:
+    """Build what is missing of a plan and return every stage's decision with its artifact's digest.
+
+    A finished build keeps the action that led to it (`build`), so that a caller can tell it from a `hit`.
+    `until` names the last stage wanted; stages that it does not need are left alone. Raises `SpeccError`
+    before anything starts when an engine or a file that will surely be needed is missing.
+    """
+    wanted = plan.stages if until is None else _needed(plan, until)
+    done: dict[str, Decision] = {}
+    foreseen = [decision for decision in _foresee(plan, wanted, store) if decision.action == "build"]
+    for decision in foreseen:
+        _require(decision.stage, values, files)
+    for stage in wanted:
+        decision = decide_stage(plan, stage, done, store)
+        if decision.action != "hit":
+            manifest = _run(plan, stage, decision, done, store, files, reporter)
+            decision = replace(decision, digest=manifest.digest)
+        done[stage.name] = decision
+        store.note_last(plan.name, stage.name, store.manifest(decision.digest or ""))
+    if "checkpoint" in done and (digest := done["checkpoint"].digest):
+        store.name_ref(plan.name, digest)
+    return done
+
+
+def _foresee(plan: Plan, wanted: tuple[PlannedStage, ...], store: Store) -> list[Decision]:
+    decisions: dict[str, Decision] = {}
+    for stage in wanted:
+        decisions[stage.name] = decide_stage(plan, stage, decisions, store)
+    return list(decisions.values())
+
+
+def _needed(plan: Plan, until: str) -> tuple[PlannedStage, ...]:
+    by_name = {stage.name: stage for stage in plan.stages}
+    if until not in by_name:
+        raise SpeccError(f"this spec has no stage `{until}`", hint=f"its stages are: {', '.join(by_name)}")
+    wanted, waiting = set[str](), [until]
+    while waiting:
+        name = waiting.pop()
+        wanted.add(name)
+        waiting += by_name[name].row.inputs.values()
+    return tuple(stage for stage in plan.stages if stage.name in wanted)
+
+
+def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    """Raise `SpeccError` if a file or an engine that the stage's key names is not here."""
+    for name in stage.row.files:
+        if name not in files:
+            raise missing_file(name, values)
+    pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
+    here = installed(pins)
+    wrong = {name: here[name] for name, pin in pins.items() if here[name] != pin}
+    if not wrong:
+        return
+    name, found = next(iter(wrong.items()))
+    extra = "cuda" if "vllm" in stage.facets else "cpu"
+    raise SpeccError(
+        f"the stage `{stage.name}` needs {name} {pins[name]}, and {found or 'none'} is installed",
+        note="the engines' versions decide the bits of a result, so the lock pins them",
+        hint=f"`pip install 'specc[{extra}]'` brings the pinned engines",
+        code=Exit.STAGE,
+    )
+
+
+def _run(
+    plan: Plan,
+    stage: PlannedStage,
+    decision: Decision,
+    done: Mapping[str, Decision],
+    store: Store,
+    files: Mapping[str, Path],
+    reporter: Reporter,
+) -> Manifest:
+    """Run one stage whose inputs are all there."""
+    key = decision.key
+    if key is None:  # every input was built or found before its user's turn came
+        raise AssertionError(stage.name)
+    row = stage.row
+    inputs = {
+        slot: Input(path=str(store.path(digest)), digest=digest)
+        for slot, digest in ((slot, done[source].digest or "") for slot, source in row.inputs.items())
+    }
+    job = StageJob(
+        stage=row.name,
+        version=row.version,
+        key=key,
+        params=stage.params(lineage(stage, done) if row.lineage else {}),
+        facets=stage.facets,
+        inputs=inputs,
+        files={name: str(files[name].resolve()) for name in row.files},
+        output="",
+        work=str(store.work(row.name, key)),
+        units=str(store.units(row.name)),
+        context=row.context,
+    )
+    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name)

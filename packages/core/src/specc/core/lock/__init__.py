@@ -1,0 +1,18 @@
+"""The lock: what a rebuild takes from outside or from defaults, and what builds found."""
+
+from specc.core.lock.engines import CLASSES, MachineClass, machine_class
+from specc.core.lock.lock import Lock, Locked, Moved, compare, engines, lock_path, read, write
+
+__all__ = [
+    "CLASSES",
+    "Lock",
+    "Locked",
+    "MachineClass",
+    "Moved",
+    "compare",
+    "engines",
+    "lock_path",
+    "machine_class",
+    "read",
+    "write",
+]

@@ -1,0 +1,158 @@
+"""The lock file: everything that a rebuild must take from outside or from defaults, pinned.
+
+It has two parts. `locked` is what was decided: the values that the spec states (`written`), all resolved values,
+each stage's version, the class of machine and every class's engines. `results` is what builds found:
+`{numerics class: {stage: digest}}`. Nothing in it names a time, a host, a user or an absolute path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from specc.core.errors import SpeccError
+from specc.core.files import flatten, pretty, write_atomic
+from specc.core.lock.engines import CLASSES
+
+VERSION: Final = 1
+_MARKERS: Final = ("<<<<<<< ", ">>>>>>> ", "=======\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locked:
+    """What was decided."""
+
+    machine: str
+    written: Mapping[str, Any]
+    values: Mapping[str, Any]
+    stages: Mapping[str, int]
+    engines: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """A lock file."""
+
+    locked: Locked
+    results: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+
+    def dump(self) -> str:
+        """Return the file's text: sorted, indented JSON."""
+        locked = self.locked
+        return pretty(
+            {
+                "lock": VERSION,
+                "locked": {
+                    "class": locked.machine,
+                    "written": locked.written,
+                    "values": locked.values,
+                    "stages": locked.stages,
+                    "engines": locked.engines,
+                },
+                "results": self.results,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A value that differs between a lock and a spec: its path, the lock's value and the spec's (None: absent)."""
+
+    path: str
+    lock: Any
+    spec: Any
+
+
+def lock_path(spec: Path) -> Path:
+    """Return the lock's place: `<spec>.lock.json` beside the spec, without the spec's `.yaml`."""
+    return spec.with_name(spec.stem + ".lock.json")
+
+
+def engines() -> dict[str, dict[str, str]]:
+    """Return the engine pins of every class, as this release has them."""
+    return {name: dict(row.engines) for name, row in CLASSES.items()}
+
+
+def read(path: Path) -> Lock | None:
+    """Read a lock; None if there is none, or if it holds conflict markers and must be written anew.
+
+    Raises `SpeccError` for a lock of another version or one that is damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, "it cannot be read") from error
+    if any(line.startswith(_MARKERS) for line in text.splitlines(keepends=True)):
+        return None
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise _damaged(path, "it is not JSON") from error
+    if not isinstance(raw, dict) or raw.get("lock") != VERSION:
+        found = raw.get("lock") if isinstance(raw, dict) else None
+        raise _damaged(path, f"it is of version `{found}`, and this specc reads version {VERSION}")
+    try:
+        part = raw["locked"]
+        locked = Locked(
+            machine=str(part["class"]),
+            written=_mapping(part["written"]),
+            values=_mapping(part["values"]),
+            stages={name: int(version) for name, version in _mapping(part["stages"]).items()},
+            engines={name: _mapping(row) for name, row in _mapping(part["engines"]).items()},
+        )
+        results = {name: _mapping(row) for name, row in _mapping(raw["results"]).items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"it lacks or garbles {error}") from error
+    return Lock(locked=locked, results=results)
+
+
+def write(path: Path, lock: Lock) -> bool:
+    """Write a lock if its text differs from the file's; return whether it did."""
+    text = lock.dump()
+    if path.is_file() and path.read_bytes() == text.encode():
+        return False
+    write_atomic(path, text)
+    return True
+
+
+def compare(old: Locked, new: Locked) -> list[Moved]:
+    """Return what moved, in the order of the paths: values, then stage versions, then the class's engines."""
+    moved = _differences(flatten(old.values), flatten(new.values))
+    moved += (
+        _differences(_prefixed("written", old.written), _prefixed("written", new.written))
+        if not moved
+        else []
+    )
+    moved += _differences(_prefixed("stages", old.stages), _prefixed("stages", new.stages))
+    return moved + _differences(flatten({"engines": old.engines}), flatten({"engines": new.engines}))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Moved]:
+    return [
+        Moved(path, old.get(path), new.get(path))
+        for path in sorted({*old, *new})
+        if (path in old) != (path in new) or old[path] != new[path]
+    ]
+
+
+def _prefixed(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{key}": value for key, value in tree.items()}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("a table")
+    return value
+
+
+def _damaged(path: Path, why: str) -> SpeccError:
+    return SpeccError(
+        f"the lock cannot be used: {why}",
+        where=path.name,
+        hint="take it back from version control, or delete it and run `specc lock` to write it anew",
+    )

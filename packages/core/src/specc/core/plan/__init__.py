@@ -1,0 +1,18 @@
+"""The plan: the graph of stages, their keys, and what each of them needs."""
+
+from specc.core.plan.plan import Change, Decision, Plan, PlannedStage, decide, decide_stage, lineage, lower
+from specc.core.plan.stages import ROWS, StageRow, stages
+
+__all__ = [
+    "ROWS",
+    "Change",
+    "Decision",
+    "Plan",
+    "PlannedStage",
+    "StageRow",
+    "decide",
+    "decide_stage",
+    "lineage",
+    "lower",
+    "stages",
+]

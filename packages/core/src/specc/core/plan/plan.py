@@ -1,0 +1,198 @@
+"""The plan: stages with recipes, and the one function that decides what each of them needs.
+
+`plan`, `status` and `build` all ask `decide`. A stage's *recipe* is known before anything is built: the hash of its
+row and of its inputs' recipes. Its *key* is known once its inputs are there, and uses their content, so that
+equal bytes cut a rebuild short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from specc.core.contracts import Manifest
+from specc.core.files import digest_of, flatten
+from specc.core.lock import MachineClass
+from specc.core.plan.stages import StageRow, Values, stages
+
+
+class Artifacts(Protocol):
+    """What a decision must know of a store."""
+
+    def find(self, stage: str, key: str) -> str | None:
+        """Return the digest of the artifact of a key, if it is there."""
+        ...
+
+    def manifest(self, digest: str) -> Manifest:
+        """Return an artifact's manifest."""
+        ...
+
+    def last(self, name: str, stage: str) -> Manifest | None:
+        """Return the manifest that the last build of the spec `name` had for a stage."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """A stage of a plan: its row, the facets of its numerics class, and its recipe."""
+
+    row: StageRow
+    facets: Mapping[str, Any]
+    recipe: str
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.row.name
+
+    def key(self, digests: Mapping[str, str], lineage: Mapping[str, Any]) -> str:
+        """Return the stage's key, given its inputs' digests and its ancestors' keys (see `lineage`)."""
+        return digest_of(
+            {
+                "stage": self.row.name,
+                "version": self.row.version,
+                "params": self.params(lineage),
+                "inputs": {name: digests[stage] for name, stage in self.row.inputs.items()},
+                "facets": dict(self.facets),
+            }
+        )
+
+    def params(self, lineage: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the job's parameters: the row's, and the ancestors where the stage writes them down."""
+        return {**self.row.params, "stages": dict(lineage)} if self.row.lineage else dict(self.row.params)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The graph of stages that a resolved spec lowers to, on one class of machine, in the order they run."""
+
+    name: str
+    numerics: str
+    stages: tuple[PlannedStage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A parameter, facet or input that differs from the last build; None where it was or is absent."""
+
+    path: str
+    before: Any
+    after: Any
+    kind: Literal["value", "engine", "input", "version"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a stage needs: `hit` (its artifact is there), `build`, or `build?` (a hit if its inputs come out the same).
+
+    `key` is None until the inputs are there. `waits_for` are the inputs that are to be built. `changes` say
+    why it is not what the last build of this spec had; empty and not a hit means that it was never built, or is gone.
+    """
+
+    stage: PlannedStage
+    action: Literal["hit", "build", "build?"]
+    key: str | None
+    digest: str | None = None
+    waits_for: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    last: Manifest | None = None
+
+
+def lower(values: Values, machine: MachineClass) -> Plan:
+    """Lower resolved values to a plan for one class of machine."""
+    runtime = values["runtime"]
+    threads, ranks = runtime["threads"], runtime["train"]["ranks"]
+    every = machine.facets(threads, ranks)
+    planned: dict[str, PlannedStage] = {}
+    for row in stages(values):
+        facets = {name: every[name] for name in row.facets if name in every}
+        recipe = digest_of(
+            {
+                "stage": row.name,
+                "version": row.version,
+                "params": row.params,
+                "inputs": {name: planned[stage].recipe for name, stage in row.inputs.items()},
+                "facets": facets,
+            }
+        )
+        planned[row.name] = PlannedStage(row=row, facets=facets, recipe=recipe)
+    return Plan(
+        name=values["name"], numerics=machine.numerics(threads, ranks), stages=tuple(planned.values())
+    )
+
+
+def decide(plan: Plan, store: Artifacts) -> list[Decision]:
+    """Decide for every stage, reading only the store's index."""
+    decisions: dict[str, Decision] = {}
+    for stage in plan.stages:
+        decisions[stage.name] = decide_stage(plan, stage, decisions, store)
+    return list(decisions.values())
+
+
+def decide_stage(
+    plan: Plan, stage: PlannedStage, earlier: Mapping[str, Decision], store: Artifacts
+) -> Decision:
+    """Decide for one stage, given the decisions (or the finished builds) of those before it."""
+    inputs = {name: earlier[name] for name in stage.row.inputs.values()}
+    last = store.last(plan.name, stage.name)
+    waits_for = tuple(dict.fromkeys(name for name, decision in inputs.items() if decision.digest is None))
+    if waits_for:
+        changes = _changes(stage, last, {}, {})
+        action = "build?" if last is not None and not changes else "build"
+        return Decision(stage=stage, action=action, key=None, waits_for=waits_for, changes=changes, last=last)
+    digests = {name: decision.digest or "" for name, decision in inputs.items()}
+    ancestry = lineage(stage, earlier) if stage.row.lineage else {}
+    key = stage.key(digests, ancestry)
+    digest = store.find(stage.name, key)
+    if digest is not None:
+        return Decision(stage=stage, action="hit", key=key, digest=digest, last=last)
+    return Decision(
+        stage=stage, action="build", key=key, changes=_changes(stage, last, digests, ancestry), last=last
+    )
+
+
+def lineage(stage: PlannedStage, earlier: Mapping[str, Decision]) -> dict[str, Any]:
+    """Return `{stage: {version, key, inputs}}` of all ancestors, each of which is there."""
+    found: dict[str, Any] = {}
+    waiting = list(stage.row.inputs.values())
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        decision = earlier[name]
+        found[name] = {
+            "version": decision.stage.row.version,
+            "key": decision.key,
+            "inputs": {slot: earlier[source].digest for slot, source in decision.stage.row.inputs.items()},
+        }
+        waiting += decision.stage.row.inputs.values()
+    return dict(sorted(found.items()))
+
+
+def _changes(
+    stage: PlannedStage, last: Manifest | None, digests: Mapping[str, str], ancestry: Mapping[str, Any]
+) -> tuple[Change, ...]:
+    """Return what differs between the last build and now; inputs only where their digests are known."""
+    if last is None:
+        return ()
+    found: list[Change] = []
+    if last.version != stage.row.version:
+        found.append(Change(stage.name, last.version, stage.row.version, "version"))
+    before = flatten({key: value for key, value in last.params.items() if key != "stages"})
+    found += [Change(*item, "value") for item in _different(before, flatten(stage.row.params))]
+    found += [Change(*item, "engine") for item in _different(last.facets, stage.facets)]
+    if digests:
+        now = {name: digests[source] for name, source in stage.row.inputs.items()}
+        found += [Change(*item, "input") for item in _different(last.inputs, now)]
+    if ancestry and not found and last.params.get("stages") != ancestry:
+        found.append(Change("stages", None, None, "input"))
+    return tuple(found)
+
+
+def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [
+        (path, before.get(path), after.get(path))
+        for path in sorted({*before, *after})
+        if before.get(path) != after.get(path)
+    ]

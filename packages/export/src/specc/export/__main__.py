@@ -1,0 +1,7 @@
+"""`python -m specc.export JOB.json`."""
+
+from specc.core.stage import run
+from specc.export.checkpoint import checkpoint
+
+if __name__ == "__main__":
+    raise SystemExit(run({"checkpoint": checkpoint}))

@@ -1,0 +1,26 @@
+"""The row that each algorithm fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Tree = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """An algorithm's part of a speculator's `config.json`.
+
+    `architecture` and `config_class` are the names that the format gives to its model and configuration.
+    `fields(draft)` returns its top-level fields for a resolved draft section; `draft(config)` is the way back:
+    the draft section that decides the layout, from a whole configuration. `method` is vLLM's name of it.
+    """
+
+    algorithm: str
+    architecture: str
+    config_class: str
+    method: str
+    fields: Callable[[Tree], dict[str, Any]]
+    draft: Callable[[Tree], dict[str, Any]]

@@ -1,0 +1,44 @@
+"""EAGLE-3 in the speculators format (type `eagle3`, format version 0.9)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from specc.export.formats.base import Format, Tree
+
+FLAGS: Final = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+"""Always written: readers differ in what they take an absent one for."""
+
+
+def fields(draft: Tree) -> dict[str, Any]:
+    """Return EAGLE-3's top-level fields."""
+    return {
+        "draft_vocab_size": draft["vocabulary"],
+        "eagle_aux_hidden_state_layer_ids": list(draft["hidden_state_layers"]),
+        "embed_requires_grad": False,
+        "target_hidden_size": None,
+        **{flag: draft[flag] for flag in FLAGS},
+    }
+
+
+def draft(config: Tree) -> dict[str, Any]:
+    """Return what decides an EAGLE-3 checkpoint's layout, from its configuration; raises `KeyError`."""
+    decoder = config["transformer_layer_config"]
+    return {
+        "algorithm": "eagle3",
+        "layers": decoder["num_hidden_layers"],
+        "vocabulary": config["draft_vocab_size"],
+        "hidden_state_layers": list(config["eagle_aux_hidden_state_layer_ids"]),
+        "intermediate_size": decoder["intermediate_size"],
+        **{flag: config[flag] for flag in FLAGS},
+    }
+
+
+EAGLE3 = Format(
+    algorithm="eagle3",
+    architecture="Eagle3DraftModel",
+    config_class="Eagle3SpeculatorConfig",
+    method="eagle3",
+    fields=fields,
+    draft=draft,
+)

@@ -1,0 +1,152 @@
+"""EAGLE-3's attention at an unrolled step: causal inside a document, and a few keys of the query's own.
+
+At step k of training-time test (arXiv:2503.01840, section 3.2) the draft at row i reads what it would read when
+served: the first step's keys of its document up to row i, and its own keys of steps 1..k. The first part is
+ordinary causal attention, one document at a time; the second is k scores a query. Nothing of
+`[positions, 3 * positions]` is ever made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+"""Queries that are scored at once: bounds the scores' memory for long documents, and skips most of what is masked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Queries `queries[0]:queries[1]` (places among the step's queries) and the first step's keys they can see."""
+
+    queries: tuple[int, int]
+    keys: tuple[int, int]
+    mask: Tensor
+    """Float32 `[queries, keys]`: 0 where visible, -inf elsewhere."""
+
+
+def visible(rows: Tensor, step: int, first: int, last: int, window: int | None) -> Tensor:
+    """Return which of the first step's keys `first:last` the queries at `rows` see at `step`, bool `[rows, keys]`.
+
+    All are rows of one document. Served at step k, row i stands at position i + k, so that a window of W
+    positions ends k rows earlier. A document of rows 0..3 at step 1, queries at rows 1..3:
+
+        window None      window 2
+        keys 0 1 2 3     keys 0 1 2 3
+        1    x x . .     1    . x . .
+        2    x x x .     2    . . x .
+        3    x x x x     3    . . . x
+
+    With window 2 the query at row 3 stands at position 4 and sees positions 3 and 4, the latter being its own
+    key of step 1.
+    """
+    keys = torch.arange(first, last)
+    seen = keys <= rows[:, None]
+    return seen if window is None else seen & (keys > rows[:, None] + step - window)
+
+
+def blocks(rows: Tensor, documents: list[tuple[int, int]], step: int, window: int | None) -> list[Block]:
+    """Split a step's queries into blocks that never span two documents.
+
+    `rows` int64 `[queries]`, rising; `documents` are the packed rows `(start, end)` of each document. Queries
+    that see no key of the first step at all (a window no longer than `step`) are in no block.
+    """
+    found: list[Block] = []
+    if window is not None and window <= step:
+        return found
+    borders = torch.searchsorted(rows, torch.tensor(documents).reshape(-1)).tolist()
+    for (start, _), low, high in zip(documents, borders[::2], borders[1::2], strict=True):
+        for begin in range(low, high, BLOCK):
+            end = min(begin + BLOCK, high)
+            here = rows[begin:end]
+            oldest, newest = int(here[0]), int(here[-1])
+            first = start if window is None else max(start, oldest + step - window + 1)
+            seen = visible(here, step, first, newest + 1, window)
+            mask = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+            found.append(Block((begin, end), (first, newest + 1), mask))
+    return found
+
+
+class StepAttention(torch.autograd.Function):
+    """Attention over the first step's keys and the queries' own later ones, merged by their log-sum-exp.
+
+    The backward pass is that of attention with the merged log-sum-exp in place of a block's own, as in ring
+    attention (arXiv:2310.01889): probabilities are made again from the scores, none is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values: Tensor, where: list[Block]
+    ) -> Tensor:
+        """Return `[queries, heads, size]`.
+
+        `query` `[queries, heads, size]`; `keys`, `values` `[rows, kv heads, size]` of the first step;
+        `own_keys`, `own_values` `[queries, own, kv heads, size]` of the later steps that the query may see.
+        """
+        count, heads, size = query.shape
+        groups = keys.shape[1]
+        scale = size**-0.5
+        # Scores are few beside the vocabulary's logits: in fp32 they cost little and round nothing.
+        wide = torch.promote_types(query.dtype, torch.float32)
+        q = query.to(wide).view(count, groups, heads // groups, size) * scale  # [queries, kv, group, size]
+        k, v = keys.to(wide), values.to(wide)
+        ok, ov = own_keys.to(wide), own_values.to(wide)
+        own = torch.einsum("qgrd,qogd->qgro", q, ok)  # [queries, kv, group, own]
+        # With no visible key at all the sum is over the query's own alone.
+        total = torch.logsumexp(own, -1)  # [queries, kv, group]; -inf without own keys
+        out = torch.zeros_like(q)
+        for block in where:
+            (a, b), (c, d) = block.queries, block.keys
+            s = _scores(q[a:b], k[c:d], block.mask)  # [kv, group, queries, keys]
+            t = torch.logaddexp(torch.logsumexp(s, -1), total[a:b].permute(1, 2, 0))  # [kv, group, queries]
+            total[a:b] = t.permute(2, 0, 1)
+            p = torch.exp(s - t[..., None])
+            out[a:b] = _rows(p.flatten(1, 2) @ v[c:d].transpose(0, 1), b - a)
+        weights = torch.exp(own - total[..., None])
+        out += torch.einsum("qgro,qogd->qgrd", weights, ov)
+        ctx.save_for_backward(q, k, v, ok, ov, out, total, weights)
+        ctx.where, ctx.scale, ctx.dtype = where, scale, query.dtype
+        return out.view(count, heads, size).to(query.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the five tensors, in their dtype."""
+        q, k, v, ok, ov, out, total, weights = ctx.saved_tensors
+        grad = grads[0].to(q.dtype).view_as(q)  # [queries, kv, group, size]
+        delta = (grad * out).sum(-1)  # [queries, kv, group]
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for block in ctx.where:
+            (a, b), (c, d) = block.queries, block.keys
+            p = torch.exp(_scores(q[a:b], k[c:d], block.mask) - total[a:b].permute(1, 2, 0)[..., None])
+            g = _heads(grad[a:b])  # [kv, group * queries, size]
+            dp = (g @ v[c:d].permute(1, 2, 0)).view_as(p)
+            ds = p * (dp - delta[a:b].permute(1, 2, 0)[..., None])
+            p, ds = p.flatten(1, 2), ds.flatten(1, 2)  # [kv, group * queries, keys]
+            dv[c:d] += (p.transpose(1, 2) @ g).transpose(0, 1)
+            dk[c:d] += (ds.transpose(1, 2) @ _heads(q[a:b])).transpose(0, 1)
+            dq[a:b] += _rows(ds @ k[c:d].transpose(0, 1), b - a)
+        dov = torch.einsum("qgro,qgrd->qogd", weights, grad)
+        ds = weights * (torch.einsum("qgrd,qogd->qgro", grad, ov) - delta[..., None])
+        dok = torch.einsum("qgro,qgrd->qogd", ds, q)
+        dq += torch.einsum("qgro,qogd->qgrd", ds, ok)
+        dq = (dq * ctx.scale).flatten(1, 2)
+        return *(t.to(ctx.dtype) for t in (dq, dk, dv, dok, dov)), None
+
+
+def _heads(x: Tensor) -> Tensor:
+    """`[queries, kv, group, size]` as `[kv, group * queries, size]`: grouped heads share a key, and a matrix product."""
+    return x.permute(1, 2, 0, 3).flatten(1, 2)
+
+
+def _rows(x: Tensor, count: int) -> Tensor:
+    """Undo `_heads`."""
+    return x.view(x.shape[0], -1, count, x.shape[-1]).permute(2, 0, 1, 3)
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """Return masked scores `[kv, group, queries, keys]`; `q` carries the scale."""
+    s = _heads(q) @ k.permute(1, 2, 0)
+    return s.view(k.shape[1], -1, *mask.shape) + mask

@@ -1,0 +1,140 @@
+"""Keys, recipes and decisions: what a change of a value rebuilds, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from values import values
+
+from specc.core.contracts import Manifest
+from specc.core.files import digest_of
+from specc.core.lock import machine_class
+from specc.core.plan import Decision, Plan, decide, lower
+from specc.core.plan.stages import pick
+
+MACHINE = machine_class("cpu-amx")
+
+
+class Shelf:
+    """An index in memory, with the three questions that a decision asks of a store."""
+
+    def __init__(self) -> None:
+        self.index: dict[tuple[str, str], str] = {}
+        self.manifests: dict[str, Manifest] = {}
+        self.lasts: dict[tuple[str, str], str] = {}
+
+    def find(self, stage: str, key: str) -> str | None:
+        return self.index.get((stage, key))
+
+    def manifest(self, digest: str) -> Manifest:
+        return self.manifests[digest]
+
+    def last(self, name: str, stage: str) -> Manifest | None:
+        digest = self.lasts.get((name, stage))
+        return None if digest is None else self.manifests[digest]
+
+    def build(self, plan: Plan, content: Mapping[str, str] | None = None) -> list[str]:
+        """Pretend to build: an artifact's bytes are a function of its key, or what `content` says."""
+        built: list[str] = []
+        while (todo := next((item for item in decide(plan, self) if item.action != "hit"), None)) is not None:
+            assert todo.key is not None
+            stage, decisions = todo.stage, {item.stage.name: item for item in decide(plan, self)}
+            digest = digest_of((content or {}).get(stage.name, todo.key))
+            self.index[stage.name, todo.key] = digest
+            self.manifests[digest] = Manifest(
+                digest=digest, tensors=None, stage=stage.name, version=stage.row.version, key=todo.key,
+                params=stage.params({}), facets=stage.facets,
+                inputs={slot: decisions[source].digest or "" for slot, source in stage.row.inputs.items()}, files=(),
+            )  # fmt: skip
+            built.append(stage.name)
+        for item in decide(plan, self):
+            self.lasts[plan.name, item.stage.name] = item.digest or ""
+        return built
+
+
+def _actions(decisions: list[Decision]) -> dict[str, str]:
+    return {item.stage.name: item.action for item in decisions}
+
+
+ALL = ["verifier", "conversations", "responses", "tokens", "vocabulary", "hidden_states", "draft", "checkpoint",
+       "evaluation"]  # fmt: skip
+
+
+def test_a_first_plan_builds_everything_and_a_second_nothing() -> None:
+    shelf, plan = Shelf(), lower(values(), MACHINE)
+    assert _actions(decide(plan, shelf)) == dict.fromkeys(ALL, "build")
+    assert shelf.build(plan) == ALL
+    assert set(_actions(decide(plan, shelf)).values()) == {"hit"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rebuilt"),
+    [
+        ("train.optimizer.learning_rate", 2e-3, ["draft", "checkpoint", "evaluation"]),
+        ("draft.ttt", {"steps": 2, "decay": 1.0}, ["draft", "checkpoint", "evaluation"]),
+        ("draft.hidden_state_layers", [1, 3, 4], ["hidden_states", "draft", "checkpoint", "evaluation"]),
+        ("draft.vocabulary", 64, ["vocabulary", "draft", "checkpoint", "evaluation"]),
+        ("export.speculative_tokens", 2, ["checkpoint", "evaluation"]),
+        ("evaluate.max_tokens", 8, ["evaluation"]),
+        ("name", "other", ["checkpoint", "evaluation"]),
+        ("data.responses", {**values()["data"]["responses"], "max_tokens": 8}, ALL[2:]),
+        ("data.sequence_length", 64, ALL[2:]),
+        ("checks", {"lossless": True}, []),
+        ("train.save_every", 10, []),
+        ("runtime.datagen", {"workers": 4}, []),
+        ("verifier.model", "./moved-elsewhere", []),
+    ],
+)
+def test_a_change_of_a_value_rebuilds_what_depends_on_it_and_nothing_else(
+    path: str, value: object, rebuilt: list[str]
+) -> None:
+    shelf = Shelf()
+    shelf.build(lower(values(), MACHINE))
+    assert shelf.build(lower(values(**{path: value}), MACHINE)) == rebuilt
+
+
+def test_threads_do_not_tokenise_again() -> None:
+    shelf = Shelf()
+    shelf.build(lower(values(), MACHINE))
+    rebuilt = shelf.build(lower(values(**{"runtime.threads": 1}), MACHINE))
+    assert "responses" in rebuilt
+    assert not {"verifier", "conversations"} & set(rebuilt)
+
+
+def test_equal_bytes_cut_a_rebuild_short() -> None:
+    shelf, same = Shelf(), {"responses": "the same answers"}
+    shelf.build(lower(values(), MACHINE), same)
+    changed = lower(values(**{"data.responses.seed": 1}), MACHINE)
+    assert _actions(decide(changed, shelf))["tokens"] == "build?"
+    assert shelf.build(changed, same) == ["responses", "checkpoint", "evaluation"], "the card names the new seed"
+
+
+def test_the_reason_names_the_value_and_both_of_its_values() -> None:
+    shelf = Shelf()
+    shelf.build(lower(values(), MACHINE))
+    decisions = decide(lower(values(**{"train.optimizer.learning_rate": 2e-3}), MACHINE), shelf)
+    (draft,) = [item for item in decisions if item.stage.name == "draft"]
+    (change,) = draft.changes
+    assert (change.path, change.before, change.after) == ("train.optimizer.learning_rate", 1e-3, 2e-3)
+
+
+def test_a_full_vocabulary_and_own_answers_leave_their_stages_out() -> None:
+    plan = lower(values(**{"draft.vocabulary": 384, "data.responses.from": "data", "evaluate": None}), MACHINE)
+    names = [stage.name for stage in plan.stages]
+    assert names == ["verifier", "conversations", "tokens", "hidden_states", "draft", "checkpoint"]
+    (tokens,) = [stage for stage in plan.stages if stage.name == "tokens"]
+    assert tokens.row.inputs["rows"] == "conversations"
+
+
+def test_every_input_comes_before_its_user() -> None:
+    seen: set[str] = set()
+    for stage in lower(values(), MACHINE).stages:
+        assert set(stage.row.inputs.values()) <= seen
+        seen.add(stage.name)
+
+
+def test_pick_takes_sub_trees_and_leaves_out_what_it_is_told() -> None:
+    tree = {"a": {"b": 1, "c": {"d": 2, "e": 3}}, "f": 4}
+    assert pick(tree, "a", without=("a.c.d",)) == {"a": {"b": 1, "c": {"e": 3}}}
+    assert pick(tree, "a.c", "f") == {"a": {"c": {"d": 2, "e": 3}}, "f": 4}
