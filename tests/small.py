@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{{ message['content'] }}"
@@ -25,6 +29,48 @@ TEXT = (
 )
 
 
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+"""The special tokens of ChatML: unknown, first and last."""
+
+
+def make_tokenizer(
+    folder: Path, template: str, *, specials: tuple[str, ...] = SPECIALS, max_position: int = 512
+) -> Tokenizer:
+    """Write a byte-level BPE tokenizer with a chat template; `specials` are unk, bos, eos and others."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        [TEXT] * 4,
+        trainers.BpeTrainer(
+            vocab_size=384,
+            special_tokens=list(specials),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": specials[1],
+                "eos_token": specials[2],
+                "unk_token": specials[0],
+                "pad_token": specials[2],
+                "model_max_length": max_position,
+                "clean_up_tokenization_spaces": False,
+            },
+            indent=2,
+        )
+    )
+    return tokenizer
+
+
 def make_verifier(
     folder: Path,
     *,
@@ -41,39 +87,9 @@ def make_verifier(
 ) -> Path:
     """Write a random Llama verifier of a few hundred thousand parameters, with a byte-level BPE tokenizer."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer.train_from_iterator(
-        [TEXT] * 4,
-        trainers.BpeTrainer(
-            vocab_size=384,
-            special_tokens=specials,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(template)
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": "<|im_start|>",
-                "eos_token": "<|im_end|>",
-                "unk_token": "<|endoftext|>",
-                "pad_token": "<|im_end|>",
-                "model_max_length": max_position,
-                "clean_up_tokenization_spaces": False,
-            },
-            indent=2,
-        )
-    )
+    tokenizer = make_tokenizer(folder, template, max_position=max_position)
     size = (tokenizer.get_vocab_size() + 63) // 64 * 64
     torch.manual_seed(seed)
     config = LlamaConfig(

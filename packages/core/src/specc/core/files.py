@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -15,18 +18,24 @@ from typing import Any, Final
 
 import rfc8785
 
-from specc.core.errors import SpeccError
+from specc.core.errors import Exit, SpeccError
 
 CHUNK: Final = 1 << 20
 MAX_HEADER: Final = 100_000_000
 """Bytes a safetensors header may have, the format's own limit."""
+DTYPE_BITS: Final[Mapping[str, int]] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+}  # fmt: skip
+"""Bits of one element of each dtype that the safetensors format knows."""
 
 
 def canonical(value: object) -> bytes:
     """Return the RFC 8785 canonical JSON of `value`; raises `SpeccError` for what JSON cannot say exactly."""
     try:
         return rfc8785.dumps(value)  # pyright: ignore[reportArgumentType]
-    except rfc8785.CanonicalizationError as error:
+    except (ValueError, RecursionError) as error:  # the library's own errors and Python's on lone surrogates
         raise SpeccError(f"a value cannot be written as canonical JSON: {error}") from error
 
 
@@ -67,13 +76,13 @@ def walk(folder: Path) -> Iterator[Path]:
     """
     for entry in sorted(folder.iterdir(), key=lambda path: path.name):
         if entry.is_symlink():
-            raise SpeccError("a symbolic link cannot be part of an artifact", where=str(entry))
+            raise SpeccError("a symbolic link cannot be part of an artifact", where=str(entry), code=Exit.STAGE)
         if entry.is_dir():
             yield from walk(entry)
         elif entry.is_file():
             yield entry
         else:
-            raise SpeccError("only plain files can be part of an artifact", where=str(entry))
+            raise SpeccError("only plain files can be part of an artifact", where=str(entry), code=Exit.STAGE)
 
 
 def entries(folder: Path) -> list[FileEntry]:
@@ -105,30 +114,57 @@ def tensor_headers(path: Path) -> list[TensorHeader]:
     """Return the tensors of a safetensors file, sorted by name, from its header alone.
 
     Raises `SpeccError` if the header does not describe the file exactly: sizes are checked before anything
-    is believed (format: https://github.com/huggingface/safetensors#format).
+    is believed, every tensor has the bytes that its shape and dtype ask for, and together they fill the file
+    without a gap or an overlap (format: https://github.com/huggingface/safetensors#format).
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         lead = file.read(8)
         length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else MAX_HEADER + 1
         if length > min(MAX_HEADER, size - 8):
-            raise SpeccError("not a safetensors file: its header does not fit in it", where=str(path))
+            raise _malformed("its header does not fit in it", path)
         try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            found = [
-                TensorHeader(
-                    name, str(item["dtype"]), tuple(int(n) for n in item["shape"]), *item["data_offsets"]
-                )
-                for name, item in header.items()
-                if name != "__metadata__"
-            ]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SpeccError("not a safetensors file: its header cannot be read", where=str(path)) from error
-    body = size - 8 - length
-    for tensor in found:
-        if not 0 <= tensor.start <= tensor.end <= body:
-            raise SpeccError(f"tensor `{tensor.name}` lies outside the file", where=str(path))
+            header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+        except (ValueError, RecursionError) as error:
+            raise _malformed("its header cannot be read", path) from error
+    if not isinstance(header, dict):
+        raise _malformed("its header is not an object", path)
+    items: dict[str, object] = header
+    found = [_tensor(name, item, path) for name, item in items.items() if name != "__metadata__"]
+    end = 0
+    for tensor in sorted(found, key=lambda tensor: (tensor.start, tensor.end)):
+        if tensor.start != end:
+            raise _malformed(f"tensor `{tensor.name}` leaves a gap or overlaps another", path)
+        end = tensor.end
+    if end != size - 8 - length:
+        raise _malformed(f"its tensors end at byte {end} of {size - 8 - length}", path)
     return sorted(found, key=lambda tensor: tensor.name)
+
+
+def _tensor(name: str, item: Any, path: Path) -> TensorHeader:
+    """Read one entry of a header, believing nothing: `json` gives any type and any size of number."""
+    try:
+        dtype, shape, (start, end) = item["dtype"], item["shape"], item["data_offsets"]
+        numbers = [*shape, start, end]
+        good = dtype in DTYPE_BITS and all(type(n) is int and n >= 0 for n in numbers)
+    except (TypeError, KeyError, ValueError) as error:
+        raise _malformed(f"the entry of tensor `{name[:80]}` cannot be read", path) from error
+    if not good:
+        raise _malformed(f"tensor `{name[:80]}` has an unknown dtype or a number that is none", path)
+    if math.prod(shape) * DTYPE_BITS[dtype] != (end - start) * 8:
+        raise _malformed(f"tensor `{name[:80]}` has other bytes than its shape and dtype ask for", path)
+    return TensorHeader(name, dtype, tuple(shape), start, end)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _malformed(what: str, path: Path) -> SpeccError:
+    return SpeccError(f"not a safetensors file: {what}", where=str(path))
 
 
 def tensors_digest(path: Path) -> str:
@@ -151,10 +187,13 @@ def tensors_digest(path: Path) -> str:
 
 
 @contextmanager
-def atomic(path: Path) -> Generator[Path]:
-    """Yield a temporary path beside `path` that takes its name, whole and synced, when the block ends well."""
+def atomic(path: Path, folder: Path | None = None) -> Generator[Path]:
+    """Yield a temporary path that takes the name `path`, whole and synced, when the block ends well.
+
+    It lies in `folder`, on the same file system, or else beside `path`; what a kill leaves, it leaves there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder or path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -180,6 +219,30 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and what is in it, sealed or not; a folder that is not there is fine."""
+    for folder, _, _ in os.walk(path):  # top down, so that a folder can be entered once it was made writable
+        Path(folder).chmod(0o700)
+    shutil.rmtree(path, ignore_errors=not path.exists())
+
+
+def storage_error(error: OSError, folder: Path) -> SpeccError:
+    """Return what the system refused below `folder` in words: a full disk, a read-only place, no permission."""
+    where = str(error.filename or folder)
+    other = "name another folder in `SPECC_STORE`"
+    known = {
+        errno.ENOSPC: ("the disk is full", f"free some space (`df -h {folder}`), or {other} on a larger disk"),
+        errno.EDQUOT: ("the disk quota is used up", f"free some space, or {other} on another disk"),
+        errno.EROFS: ("this file system is read-only", f"{other} that can be written"),
+        errno.EACCES: ("no permission to write here", f"ask its owner for write access, or {other}"),
+        errno.EPERM: ("no permission to write here", f"ask its owner for write access, or {other}"),
+        errno.ENOLCK: ("this file system has no locks", f"{other} on a local disk"),
+        errno.EOPNOTSUPP: ("this file system has no locks", f"{other} on a local disk"),
+    }
+    message, hint = known.get(error.errno or 0, (f"the system refused a write: {error.strerror or error}", None))
+    return SpeccError(message, where=where, hint=hint, code=Exit.STAGE)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

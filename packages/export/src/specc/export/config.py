@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from specc.core.algorithms import Tree, decoder_config
+from specc.core.algorithms import decoder_config
+from specc.core.algorithms.base import Tree
 from specc.export.formats import speculator_format
 
 SPECULATORS_VERSION: Final = "0.9.0"

@@ -44,7 +44,8 @@ def compare(layout: Iterable[TensorSpec], found: Iterable[TensorHeader], dtype: 
             problems.append(f"`{name}` is {list(tensor.shape)}, not {list(spec.shape)}")
         if tensor.dtype != expected:
             problems.append(f"`{name}` is {tensor.dtype}, not {expected}")
-    return problems + [f"`{name}` {list(tensor.shape)} is not in the layout" for name, tensor in sorted(unknown.items())]
+    problems += [f"`{name}` {list(item.shape)} is not in the layout" for name, item in sorted(unknown.items())]
+    return problems
 
 
 def require(

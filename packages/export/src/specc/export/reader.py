@@ -40,7 +40,7 @@ def read_speculator(folder: Path) -> tuple[dict[str, Any], list[TensorHeader]]:
         layout = algorithm(kind.algorithm).layout(kind.draft(config), config["transformer_layer_config"])
     except (KeyError, IndexError, TypeError) as error:
         raise SpeccError(f"a field of the speculators format is missing or malformed: {error}", where=str(path),
-                         hint="docs/reference/artifacts.md lists the fields")  # fmt: skip
+                         hint="write the speculator again with its own library") from error  # fmt: skip
     headers = tensor_headers(weights)
     require(layout, headers, config["dtype"], where=str(weights))
     return config, headers

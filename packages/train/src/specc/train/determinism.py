@@ -14,7 +14,7 @@ def set_determinism(threads: int) -> None:
     # Operators without a deterministic form raise in place of differing.
     torch.use_deterministic_algorithms(mode=True)
     # Filling every new tensor with NaN finds reads of unset memory; it costs a pass over each, and we read none.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # TF32 and reduced-precision sums are chosen per device, not per job.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

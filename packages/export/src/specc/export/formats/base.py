@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-Tree = Mapping[str, Any]
+from specc.core.algorithms.base import Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,8 @@ class Format:
 
     `architecture` and `config_class` are the names that the format gives to its model and configuration.
     `fields(draft)` returns its top-level fields for a resolved draft section; `draft(config)` is the way back:
-    the draft section that decides the layout, from a whole configuration. `method` is vLLM's name of it.
+    the draft section that decides the layout, from a whole configuration. `rows(draft)` is what a model card
+    says of such a draft, as label and value. `method` is vLLM's name of the algorithm.
     """
 
     algorithm: str
@@ -24,3 +25,4 @@ class Format:
     method: str
     fields: Callable[[Tree], dict[str, Any]]
     draft: Callable[[Tree], dict[str, Any]]
+    rows: Callable[[Tree], list[tuple[str, str]]]

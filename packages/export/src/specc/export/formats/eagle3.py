@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from specc.export.formats.base import Format, Tree
+from specc.core.algorithms.base import Tree
+from specc.export.formats.base import Format
 
 FLAGS: Final = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 """Always written: readers differ in what they take an absent one for."""
@@ -34,6 +35,19 @@ def draft(config: Tree) -> dict[str, Any]:
     }
 
 
+def rows(draft: Tree) -> list[tuple[str, str]]:
+    """Return what is particular to an EAGLE-3 draft, for its card."""
+    layers = ", ".join(str(layer) for layer in draft["hidden_state_layers"])
+    norms = ", ".join(f"`{flag}` {str(draft[flag]).lower()}" for flag in FLAGS)
+    window = draft["sliding_window"]
+    return [
+        ("verifier layers read", f"{layers} (id k is the input of layer k)"),
+        ("norms", norms),
+        ("attention", "all positions" if window is None else f"the last {window} positions"),
+        ("draft steps unrolled in training", f"{draft['ttt']['steps']}, step k weighted {draft['ttt']['decay']}^k"),
+    ]
+
+
 EAGLE3 = Format(
     algorithm="eagle3",
     architecture="Eagle3DraftModel",
@@ -41,4 +55,5 @@ EAGLE3 = Format(
     method="eagle3",
     fields=fields,
     draft=draft,
+    rows=rows,
 )

@@ -78,7 +78,7 @@ class StepAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - autograd passes by position
         ctx: Any, query: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values: Tensor, where: list[Block]
     ) -> Tensor:
         """Return `[queries, heads, size]`.
@@ -137,7 +137,7 @@ class StepAttention(torch.autograd.Function):
 
 
 def _heads(x: Tensor) -> Tensor:
-    """`[queries, kv, group, size]` as `[kv, group * queries, size]`: grouped heads share a key, and a matrix product."""
+    """Return `[queries, kv, group, size]` as `[kv, group * queries, size]`: heads of one key share a product."""
     return x.permute(1, 2, 0, 3).flatten(1, 2)
 
 

@@ -1,0 +1,7 @@
+"""The language: documents with positions, models, the schema made from them, and the checks."""
+
+from specc.core.language.check import Checked, check, rules_with_facts
+from specc.core.language.document import Document
+from specc.core.language.explanations import EXPLANATIONS
+
+__all__ = ["EXPLANATIONS", "Checked", "Document", "check", "rules_with_facts"]

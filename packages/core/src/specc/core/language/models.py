@@ -1,0 +1,302 @@
+"""The language as models: every section, field, default and bound, each described once.
+
+The docstrings below the fields are what the schema, an editor's hover and `specc schema --field` show.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, cast
+
+from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
+
+from specc.core.algorithms import ALGORITHMS, DraftSection, Section
+
+VERSION: Final = 1
+LONGEST_SEQUENCE: Final = 2048
+"""Tokens of a training sequence when the spec does not say and the verifier could take more."""
+MAX_SEED: Final = 2**53 - 1
+"""Canonical JSON (RFC 8785) holds integers exactly up to here."""
+
+DType = Literal["bfloat16", "float16", "float32"]
+
+
+def described(words: str) -> dict[str, Any]:
+    """Return what tells a person which strings a pattern takes; the YAML language server shows it too."""
+    return {"patternErrorMessage": words}
+
+
+class Source(Section):
+    """A file of conversations, one JSON object a line."""
+
+    file: Annotated[str, Field(min_length=1)]
+    """JSON Lines file; each line has `messages`, a list of `{role, content}`. Relative to the spec."""
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """Number of rows to take from the start of the file. Default: all."""
+
+
+class Verifier(Section):
+    """The large model that is sped up."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Hub id (`org/name`), `./folder`, `./file.gguf`, or `package:NAME/FILE` for a file of an installed package."""
+    revision: Annotated[str, Field(min_length=1)] | None = None
+    """Branch, tag or commit of a hub id; the lock pins the commit and every file's sha256. Default: `main`."""
+    dtype: DType = "bfloat16"
+    """Numeric type that the verifier runs in."""
+    trust_remote_code: bool = False
+    """Whether code from the model's repository may run."""
+
+
+class Responses(Section):
+    """Where the assistant's answers come from."""
+
+    from_: Annotated[Literal["verifier", "data"], Field(alias="from")] = "verifier"
+    """`verifier` writes every answer anew (on-policy data); `data` keeps the answers that the source holds."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Sampling temperature of the verifier; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the probability mass that tokens are drawn from."""
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    """Number of tokens after which an answer is cut."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    """Seed of sampling; without effect at temperature 0."""
+
+
+class Validation(Section):
+    """Rows that are held out of training, in one form: a share of the sources, or sources of its own."""
+
+    share: float
+    sources: list[Source]
+
+
+Share = Annotated[float, Field(ge=0, le=0.5)]
+Sources = Annotated[list[Source], Field(min_length=1)]
+
+
+def _validation(value: Any) -> Any:
+    if isinstance(value, list):
+        return {"share": 0.0, "sources": cast("list[Any]", value)}
+    return {"share": float(value), "sources": []} if isinstance(value, int | float) else value
+
+
+class Data(Section):
+    """What the draft learns from."""
+
+    sources: Sources
+    """Files of conversations."""
+    system_prompt: Annotated[str, Field(min_length=1)] | None = None
+    """System message put before every conversation that has none. Default: none."""
+    responses: Responses = Responses()
+    """Where the assistant's answers come from."""
+    sequence_length: Annotated[int, Field(ge=8)] | None = None
+    """Number of tokens at which a conversation is cut. Default: 2048, or the verifier's context if shorter."""
+    validation: Annotated[
+        Validation,
+        BeforeValidator(_validation, json_schema_input_type=Share | Sources),
+        Field(json_schema_extra={"default": 0.05}),
+    ] = Validation(share=0.05, sources=[])
+    """Share of the conversations that is held out of training, or a list of sources of its own."""
+    shuffle: bool = True
+    """Whether each epoch has an order of its own, drawn from `train.seed`."""
+    shard_rows: Annotated[int, Field(ge=1, le=65536)] = 256
+    """Number of conversations in a shard, the unit of work that survives an interruption."""
+
+
+class Optimizer(Section):
+    """The optimizer and its values."""
+
+    name: Literal["adamw"] = "adamw"
+    """Name of the optimizer (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """Learning rate after the warm-up."""
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]  # noqa: RUF012 - pydantic copies it
+    """Decay rates of the first and the second moment."""
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """Term added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Decoupled weight decay."""
+
+
+class Schedule(Section):
+    """How the learning rate moves."""
+
+    name: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape after the warm-up: down to 0 in a line, down to 0 along a cosine, or level."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=1)] = 0.01
+    """Length of the linear warm-up: a share of all steps if below 1, otherwise a number of steps."""
+
+
+class Loss(Section):
+    """Losses and their weights; those without a weight are not computed."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    kl: Annotated[float, Field(gt=0)] | None = None
+    """Weight of KL(verifier || draft) over the draft's vocabulary."""
+    ce: Annotated[float, Field(gt=0)] | None = None
+    """Weight of the cross entropy with the verifier's most probable token."""
+
+
+def _loss(value: Any) -> Any:
+    return {value: 1.0} if isinstance(value, str) else value
+
+
+class Zero(Section):
+    """DeepSpeed's ZeRO."""
+
+    stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """What ranks share: nothing (0), optimizer states (1), gradients too (2), parameters too (3)."""
+
+
+class Train(Section):
+    """How the draft is trained."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = 3
+    """Number of passes over the training rows; excludes `steps`."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Number of optimizer steps; excludes `epochs`. Default: as many as the epochs have."""
+    batch_tokens: Annotated[int, Field(ge=1)] = 8192
+    """Number of tokens of one optimizer step, over all ranks."""
+    optimizer: Optimizer = Optimizer()
+    """The optimizer and its values."""
+    schedule: Schedule = Schedule()
+    """How the learning rate moves."""
+    loss: Annotated[
+        Loss,
+        BeforeValidator(_loss, json_schema_input_type=Literal["kl", "ce"] | Loss),
+        Field(json_schema_extra={"default": "kl"}),
+    ] = Loss(kl=1.0)
+    """Name of the loss, or several with their weights: `{kl: 0.9, ce: 0.1}`."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Numeric type of the forward and backward pass; weights and moments are kept in fp32 either way."""
+    gradient_clipping: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the gradient; `null` does not clip."""
+    zero: Zero = Zero()
+    """DeepSpeed's ZeRO."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 42
+    """Seed of the initial weights and of the order of the data."""
+    save_every: Annotated[int, Field(ge=1)] = 200
+    """Number of steps between two training checkpoints; it has no effect on the result."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_instead_of_epochs(cls, data: Any) -> Any:
+        """Drop the default of `epochs` where `steps` are given."""
+        if isinstance(data, dict) and data.get("steps") is not None:
+            return {"epochs": None, **cast("dict[str, Any]", data)}
+        return data
+
+
+class Export(Section):
+    """The checkpoint in the speculators format."""
+
+    speculative_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Number of tokens that vLLM drafts at a time. Default: as many as the draft is trained for."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Numeric type of the stored weights."""
+
+
+class Evaluate(Section):
+    """Acceptance and losslessness, measured in vLLM on prompts that training never saw."""
+
+    prompts: Sources
+    """Files of prompts, in the form of `data.sources`; answers in them are ignored."""
+    max_tokens: Annotated[int, Field(ge=1)] = 128
+    """Number of tokens generated for each prompt."""
+    lossless_prompts: Annotated[int, Field(ge=0)] = 4
+    """Number of prompts whose output is compared with the verifier's alone, token by token."""
+
+
+class Checks(Section):
+    """What the evaluation must show; a build that does not is built, and says that its checks failed."""
+
+    mean_acceptance_length: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^(>=|<=|>|<) ?[0-9]+(\.[0-9]+)?$",
+                json_schema_extra=described('a comparison such as `">= 1.5"`'),
+            ),
+        ]
+        | None
+    ) = None
+    """Comparison of accepted draft tokens per draft + 1 with a number, such as `">= 1.5"`. Default: not checked."""
+    lossless: bool = False
+    """Whether greedy output with the draft must be the verifier's own."""
+
+
+class DatagenRuntime(Section):
+    """Processes that make data."""
+
+    workers: Annotated[int, Field(ge=1, le=1)] = 1
+    """Number of processes; this release has one."""
+
+
+class TrainRuntime(Section):
+    """Processes that train."""
+
+    ranks: Annotated[int, Field(ge=1, le=1)] = 1
+    """Number of processes; this release has one."""
+
+
+class Runtime(Section):
+    """How and where, never what."""
+
+    threads: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Number of threads of each process; part of the numerics class, since sums depend on it."""
+    datagen: DatagenRuntime = DatagenRuntime()
+    """Processes that make data."""
+    train: TrainRuntime = TrainRuntime()
+    """Processes that train."""
+    store: Annotated[str, Field(min_length=1)] | None = None
+    """Folder of the store, relative to the spec. Default: `SPECC_STORE`, or else `.specc/store`."""
+
+
+class ByAlgorithm:
+    """Marks the draft section as the union of all algorithms' sections, told apart by `algorithm`."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return pydantic's tagged union, which unlike `Union[...]` may have a single member."""
+        return core_schema.tagged_union_schema(
+            {name: handler.generate_schema(row.section) for name, row in ALGORITHMS.items()},
+            discriminator="algorithm",
+        )
+
+
+class Spec(Section):
+    """A speculator, described: what to build, not how."""
+
+    version: Literal[1]
+    """Version of the language; this page describes version 1."""
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$",
+            json_schema_extra=described("letters, digits, `.`, `_` and `-`, at most 96 of them"),
+        ),
+    ]
+    """Name of the speculator, as in its model card and in the store."""
+    verifier: Verifier
+    """The large model that is sped up."""
+    draft: Annotated[DraftSection, ByAlgorithm]
+    """The draft model; `algorithm` decides which other keys this section has."""
+    data: Data
+    """What the draft learns from."""
+    train: Train = Train()
+    """How the draft is trained."""
+    export: Export = Export()
+    """The checkpoint in the speculators format."""
+    evaluate: Evaluate | None = None
+    """Acceptance and losslessness, measured in vLLM on held-out prompts. Default: no evaluation."""
+    checks: Checks = Checks()
+    """What the evaluation must show."""
+    runtime: Runtime = Runtime()
+    """How and where the stages run, never what they build."""
+
+    def values(self) -> dict[str, Any]:
+        """Return the tree of values in plain JSON types; None stands for what is derived later."""
+        tree = self.model_dump(by_alias=True)
+        tree["train"]["loss"] = {name: weight for name, weight in tree["train"]["loss"].items() if weight is not None}
+        return tree

@@ -1,0 +1,201 @@
+"""The stage `tokens`: conversations rendered by the verifier's chat template, as token ids and loss masks.
+
+Training data must be what serving shows the verifier. vLLM renders a chat to text with the model's template and
+then encodes that text without adding special tokens (the template has written its own), and so does this stage.
+A special token's name inside a user's text, a literal `<|im_end|>` say, becomes that token in vLLM and in
+transformers' `apply_chat_template`; it does here too, and the mask, being made of characters, is not misled by it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from specc.datagen.template import ChatTemplate
+from tokenizers import Tokenizer, processors
+
+from specc.core.errors import Exit, SpeccError
+from specc.core.files import pretty, write_atomic
+from specc.core.stage import Stage
+from specc.datagen.masks import REASONS, LeftOutError, Marked, Masker, cut_at, token_mask
+from specc.datagen.rows import Row, read_rows, read_shards, shard_info, shard_name
+
+COUNTS: Final = ("cut", "context_turns", *REASONS)
+"""What the tensor `counts` `[7]` of a shard counts: so that a shard taken over from another build still knows."""
+SPLITS: Final = {"train": 0, "validation": 1}
+MARKS: Final = "look at the template's `{% generation %}` marks: they belong around the assistant's content"
+HINTS: Final[Mapping[str, str]] = {
+    "no_answer": "the rows have no answers: set `data.responses.from` to `verifier`, or give data with answers",
+    "template_refused": "the template raises for these rows: without `data.system_prompt`, perhaps?",
+    "unstable_prefix": "the template writes something else before an answer than its generation prompt says:"
+    " give the verifier a template with `{% generation %}` marks",
+    "too_long": "every prompt is longer than `data.sequence_length`: give a larger one",
+}
+"""What to do when no row is left, by the most frequent reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A verifier's tokenizer as vLLM uses it for chats, and the chat template's masks."""
+
+    tokenizer: Tokenizer
+    masker: Masker
+    sequence_length: int
+    vocabulary: int
+
+    @classmethod
+    def load(cls, folder: Path, params: Mapping[str, Any]) -> Encoder:
+        """Read tokenizer and template of a verifier's folder; `params` are the stage's."""
+        tokenizer, config = load_tokenizer(folder), params["verifier"]["config"]
+        ends = [tokenizer.id_to_token(token) for token in config["eos_token_ids"]]
+        names = [*special_tokens(tokenizer).values(), *(name for name in ends if name)]
+        masker = Masker(ChatTemplate.load(folder), sorted(set(names)), params["date"])
+        return cls(tokenizer, masker, params["data"]["sequence_length"], config["vocab_size"])
+
+    def shard(self, rows: list[Row]) -> tuple[dict[str, NDArray[Any]], list[str]]:
+        """Return the tensors of a shard, and where and why rows were left out."""
+        counts, refused = Counter[str](), list[str]()
+
+        def leave_out(row: Row, error: LeftOutError) -> None:
+            counts[error.reason] += 1
+            refused.append(f"{row['source']}:{row['line']}: {error.detail}")
+
+        marked = list[tuple[Row, Marked]]()
+        for row in rows:
+            try:
+                marked.append((row, self.masker.mark(row["messages"])))
+            except LeftOutError as error:
+                leave_out(row, error)
+        encodings = self.tokenizer.encode_batch([item.text for _, item in marked], add_special_tokens=False)
+        ids, masks, kept = list[NDArray[np.int32]](), list[NDArray[np.uint8]](), list[Row]()
+        for (row, item), encoding in zip(marked, encodings, strict=True):
+            mask, behind = token_mask(np.array(encoding.offsets, np.int64).reshape(-1, 2), item.spans)
+            try:
+                length = cut_at(mask, behind, self.sequence_length)
+            except LeftOutError as error:
+                leave_out(row, error)
+                continue
+            counts["cut"] += length < len(mask)
+            counts["context_turns"] += item.context_turns
+            ids.append(np.array(encoding.ids, np.int32)[:length])
+            masks.append(mask[:length])
+            kept.append(row)
+        tensors: dict[str, NDArray[Any]] = {
+            "input_ids": np.concatenate([np.zeros(0, np.int32), *ids]),  # [tokens]
+            "loss_mask": np.concatenate([np.zeros(0, np.uint8), *masks]),  # [tokens]
+            "offsets": np.cumsum([0, *(len(item) for item in ids)], dtype=np.int64),  # [rows + 1]
+            "row": np.array([row["row"] for row in kept], np.int64),  # [rows]
+            "split": np.array([SPLITS[row["split"]] for row in kept], np.uint8),  # [rows]
+            "counts": np.array([counts[name] for name in COUNTS], np.int64),  # [counts]
+        }
+        if (highest := int(tensors["input_ids"].max(initial=0))) >= self.vocabulary:
+            raise SpeccError(
+                f"the tokenizer makes token {highest}, and the verifier has {self.vocabulary} embeddings",
+                hint="the tokenizer and the weights are of different models",
+                code=Exit.STAGE,
+            )
+        return tensors, refused
+
+
+def tokens(stage: Stage) -> None:
+    """Write a shard of tokens and loss masks for each shard of rows; the index sums them up.
+
+    Raises `SpeccError` if nothing, or everything, would be trained: both mean that template and data do not fit.
+    """
+    rows, verifier = stage.input("rows"), stage.job.inputs["verifier"]
+    encoder = Encoder.load(Path(verifier.path), stage.params)
+    material = {
+        "sequence_length": stage.params["data"]["sequence_length"],
+        "config": stage.params["verifier"]["config"],
+        "date": stage.params["date"],
+        "verifier": verifier.digest,
+    }
+    sources = read_shards(rows)
+    shards, counts, refused = list[dict[str, Any]](), np.zeros(len(COUNTS), np.int64), list[str]()
+    done, total = 0, sum(source.rows for source in sources)
+    for number, source in enumerate(sources):
+        name = shard_name(number, ".safetensors")
+
+        def write(path: Path, file: str = source.file) -> None:
+            tensors, reasons = encoder.shard(list(read_rows(rows / file)))
+            refused.extend(reasons[:1])
+            save_file(tensors, path)
+
+        stage.unit({**material, "rows": source.sha256}, name, write)
+        tensors = load_file(stage.output / name)
+        counts += tensors["counts"]
+        shards.append(
+            asdict(shard_info(stage.output, name, len(tensors["row"])))
+            | {"tokens": len(tensors["input_ids"]), "trained_tokens": int(tensors["loss_mask"].sum())}
+        )
+        done += source.rows
+        stage.progress(done, total, "rows")
+    sums = {key: sum(shard[key] for shard in shards) for key in ("rows", "tokens", "trained_tokens")}
+    counted = {name: int(count) for name, count in zip(COUNTS, counts, strict=True)}
+    left_out = {reason: counted[reason] for reason in REASONS if counted[reason]}
+    check_masks(sums["tokens"], sums["trained_tokens"], left_out, encoder.masker.template.source)
+    if left_out:
+        example = f"; the first: {refused[0]}" if refused else ""
+        stage.warn(f"{sum(left_out.values())} of {total} rows were left out ({listed(left_out)}){example}")
+    index = {
+        **sums,
+        "cut": counted["cut"],
+        "context_turns": counted["context_turns"],
+        "left_out": left_out,
+        "shards": shards,
+    }
+    write_atomic(stage.output / "index.json", pretty(index))
+
+
+def check_masks(tokens: int, trained: int, left_out: Mapping[str, int], template: str) -> None:
+    """Raise `SpeccError` if the loss masks of all rows together are empty or all ones."""
+    where = f"chat template `{' '.join(template[:80].split())} …`"
+    if trained == 0:
+        most = max(left_out, key=lambda reason: left_out[reason], default="")
+        raise SpeccError(
+            f"no token is left to train on (rows left out: {listed(left_out) or 'none'})",
+            where=where,
+            hint=HINTS.get(most, MARKS),
+            code=Exit.STAGE,
+        )
+    if trained == tokens:
+        raise SpeccError("every token would be trained, the prompts' too", where=where, hint=MARKS, code=Exit.STAGE)
+
+
+def listed(left_out: Mapping[str, int]) -> str:
+    """Return `too_long 3, no_answer 1` for people."""
+    return ", ".join(f"`{reason}` {count}" for reason, count in left_out.items())
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer of a verifier's folder for whole texts: nothing is added, cut or padded.
+
+    Its offsets cover all characters of a token. Byte-level tokenizers trim a leading space from them by
+    default, and a token ` Hi` that takes its space from the prompt would look like the answer's own.
+    """
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no narrower one
+        raise SpeccError(
+            "the verifier has no `tokenizer.json` that can be read",
+            where=str(path),
+            hint="`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` writes one",
+            code=Exit.STAGE,
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+    """Return the special tokens that were added to a tokenizer, by id."""
+    added = tokenizer.get_added_tokens_decoder()
+    return {token: added[token].content for token in sorted(added) if added[token].special}

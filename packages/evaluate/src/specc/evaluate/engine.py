@@ -1,0 +1,195 @@
+"""vLLM, in this process, one engine after another.
+
+In-process engines queue all requests of a call before the first step, so that batches and with them the bits
+repeat. Five engines one after another take 4 s each to start, against 12 s for a process each that imports vLLM
+anew, and give their memory back.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from specc.core.errors import Exit, SpeccError
+
+BATCH: Final = 16
+"""Sequences decoded at once. Fixed, since greedy output in bf16 depends on it, and so does the speed-up."""
+CHUNK: Final = 2048
+"""Most tokens of one step: prompts beyond it are prefilled in several."""
+_COUNTERS: Final = "vllm:spec_decode_num_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """vLLM's own counters of speculation. `per_position[k]` is how often the draft's token k was accepted."""
+
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted: int = 0
+    per_position: tuple[int, ...] = ()
+
+    def minus(self, other: Counts) -> Counts:
+        """Return what came after `other`."""
+        before = other.per_position or (0,) * len(self.per_position)
+        return Counts(
+            drafts=self.drafts - other.drafts,
+            draft_tokens=self.draft_tokens - other.draft_tokens,
+            accepted=self.accepted - other.accepted,
+            per_position=tuple(a - b for a, b in zip(self.per_position, before, strict=True)),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts under the artifact's names, with accepted tokens per draft + 1."""
+        return {
+            "drafts": self.drafts,
+            "draft_tokens": self.draft_tokens,
+            "accepted": self.accepted,
+            "accepted_per_position": list(self.per_position),
+            "mean_acceptance_length": acceptance(self.accepted, self.drafts),
+        }
+
+
+def acceptance(accepted: int, drafts: int) -> float:
+    """Return the mean acceptance length: accepted draft tokens per draft + 1, as vLLM reports it."""
+    return 1 + accepted / drafts if drafts else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one pass over the prompts gave: token ids of each answer, seconds, and the counters' growth."""
+
+    answers: tuple[tuple[int, ...], ...]
+    seconds: float
+    counts: Counts
+
+    @property
+    def tokens(self) -> int:
+        """Tokens written."""
+        return sum(len(answer) for answer in self.answers)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens written per second, prefill included."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculator:
+    """A speculator in the speculators format, and how many tokens it is asked for.
+
+    Verifier and speculator are both given to vLLM by path, which then reads everything of the speculator's
+    config but the name of its verifier.
+    """
+
+    folder: Path
+    method: str
+    tokens: int
+
+    def as_config(self) -> dict[str, Any]:
+        """Return vLLM's `speculative_config`."""
+        return {"method": self.method, "model": str(self.folder), "num_speculative_tokens": self.tokens}
+
+
+def answer(
+    verifier: Path,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    *,
+    dtype: str,
+    length: int,
+    device: str,
+    done: Callable[[], None],
+    speculator: Speculator | None = None,
+) -> Run:
+    """Start vLLM, answer every prompt (token ids) greedily with up to `max_tokens` tokens, and take it down.
+
+    `length` is the positions of a sequence, `device` is `cpu` or `cuda`; `done` is called for each answer.
+    Raises `SpeccError` if vLLM cannot load the verifier with the speculator, or not take a first step with it.
+    """
+    try:
+        llm = _start(verifier, dtype=dtype, length=length, device=device, speculator=speculator)
+        _generate(llm, prompts[:1], 2)  # the rest of the start-up hides in the first call
+    except Exception as error:
+        what = "the checkpoint with its verifier" if speculator else "the verifier"
+        text = str(error).strip().splitlines()
+        raise SpeccError(
+            f"vLLM cannot run {what}: {type(error).__name__}{': ' + text[0][:300] if text else ''}",
+            hint="the stage's log has vLLM's own words; a checkpoint that vLLM does not run is not built",
+            code=Exit.STAGE,
+        ) from error
+    before = counters(llm)
+    started = time.monotonic()
+    answers = _generate(llm, prompts, max_tokens, done)
+    seconds = time.monotonic() - started
+    counts = counters(llm).minus(before)
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    free()
+    return Run(answers=tuple(answers), seconds=seconds, counts=counts)
+
+
+def _start(verifier: Path, *, dtype: str, length: int, device: str, speculator: Speculator | None) -> Any:
+    import vllm
+
+    make: Any = vllm.LLM  # its types are narrower than what it takes
+    # CUDA graphs are worth their start-up there. Here inductor would be in their place, and its cache would
+    # have to be part of what decides the bits.
+    here: Mapping[str, Any] = {"cpu": {"enforce_eager": True}, "cuda": {"gpu_memory_utilization": 0.8}}[device]
+    return make(
+        str(verifier),
+        dtype=dtype,
+        max_model_len=length,
+        max_num_seqs=BATCH,
+        max_num_batched_tokens=max(CHUNK, length),
+        enable_prefix_caching=False,
+        disable_log_stats=False,
+        seed=0,
+        speculative_config=speculator.as_config() if speculator else None,
+        **here,
+    )
+
+
+def _generate(
+    llm: Any, prompts: Sequence[Sequence[int]], max_tokens: int, done: Callable[[], None] | None = None
+) -> list[tuple[int, ...]]:
+    """Queue all prompts, then step the engine until each has its answer; return them in the prompts' order."""
+    from vllm import SamplingParams
+
+    # No log-probabilities: vLLM ranks them in a function that inductor compiles, for longer than the prompts take.
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, detokenize=False)
+    names = llm.enqueue([{"prompt_token_ids": list(row)} for row in prompts], params, use_tqdm=False)
+    answers: dict[str, tuple[int, ...]] = {}
+    while llm.llm_engine.has_unfinished_requests():
+        for output in llm.llm_engine.step():
+            if output.finished:
+                answers[output.request_id] = tuple(output.outputs[0].token_ids)
+                if done:
+                    done()
+    return [answers[name] for name in names]
+
+
+def counters(llm: Any) -> Counts:
+    """Return vLLM's counters since the engine started."""
+    found: dict[str, Any] = {
+        metric.name.removeprefix(_COUNTERS): getattr(metric, "values", None) or getattr(metric, "value", 0)
+        for metric in llm.get_metrics()
+        if metric.name.startswith(_COUNTERS)
+    }
+    return Counts(
+        drafts=int(found.get("drafts", 0)),
+        draft_tokens=int(found.get("draft_tokens", 0)),
+        accepted=int(found.get("accepted_tokens", 0)),
+        per_position=tuple(int(count) for count in found.get("accepted_tokens_per_pos") or ()),
+    )
+
+
+def free() -> None:
+    """Take down the process groups and whatever memory an engine left."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    gc.collect()
+    cleanup_dist_env_and_memory()

@@ -1,0 +1,218 @@
+"""The stage `evaluation`: what a checkpoint does in vLLM on held-out prompts.
+
+Its first start of vLLM is also the load check: a checkpoint that vLLM does not run is not built.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from specc.core.errors import SpeccError
+from specc.core.files import pretty, write_atomic
+from specc.core.stage import Stage
+from specc.evaluate.engine import Run, Speculator, answer
+from specc.evaluate.lossless import Difference, differences, report
+from specc.evaluate.prompts import read_prompts, render
+from specc.evaluate.reference import Reference
+from specc.evaluate.replay import Logits, checkpoint_tensors, pair, replay
+
+if TYPE_CHECKING:
+    from specc.train.models import WalkCounts
+
+UNTRAINED_PROMPTS: Final = 16
+"""The untrained draft answers one batch of prompts: it accepts next to nothing, and takes the longest for it."""
+AGREEMENT: Final = 0.05
+"""Served and replayed mean acceptance lengths may differ by rounding; by more, something is wired differently."""
+ENOUGH_DRAFTS: Final = 500
+"""With fewer drafts a near tie or two in bf16 may move the mean acceptance length by as much."""
+
+
+def evaluation(stage: Stage) -> None:
+    """Write `evaluation.json`; speeds go to the run's record.
+
+    Raises `SpeccError` if vLLM cannot load the checkpoint, or if no prompt can be read or fits the verifier.
+    """
+    Evaluation(stage).run()
+
+
+class Evaluation:
+    """One evaluation: its prompts, its engines' settings, and how far it is."""
+
+    def __init__(self, stage: Stage) -> None:
+        params = stage.params
+        self.stage = stage
+        self.draft: Mapping[str, Any] = params["draft"]
+        self.config: Mapping[str, Any] = params["verifier"]["config"]
+        self.dtype: str = params["verifier"]["dtype"]
+        self.tokens: int = params["export"]["speculative_tokens"]
+        self.max_tokens: int = params["evaluate"]["max_tokens"]
+        self.device = str(stage.facets.get("device", "cpu"))
+        self.verifier = stage.input("verifier")
+        self.checkpoint = stage.input("checkpoint")
+        self.seconds: dict[str, float] = {}
+        self.done = 0
+        self.prompts = self._prompts()
+        self.exact = self.prompts[: params["evaluate"]["lossless_prompts"]]
+        # Room for a whole draft past the last token, or vLLM would cut the last drafts short.
+        self.length = max(len(prompt) for prompt in self.prompts) + self.max_tokens + self.tokens + 1
+        fp32 = 0 if self.dtype == "float32" else 2 * len(self.exact)
+        self.total = 3 * len(self.prompts) + len(self.prompts[:UNTRAINED_PROMPTS]) + fp32
+
+    def run(self) -> None:
+        """Measure everything, write the report, and say what looks wrong."""
+        trained = self._speculator(self.checkpoint)
+        served = self._answer("speculative", self.prompts, trained)
+        plain = self._answer("plain", self.prompts)
+        first = self.prompts[:UNTRAINED_PROMPTS]
+        untrained = self._answer("untrained draft", first, self._speculator(self._untrained()))
+        found = differences(plain.answers, served.answers)
+        walked, logits = self._replay(served, found)
+        lossless = {
+            self.dtype: report(len(self.prompts), found, self.dtype, lambda difference: logits[difference.prompt]),
+            "fp32": self._fp32(trained, served, plain),
+        }
+        result = {
+            "runtime": "vllm",
+            "speculative_tokens": self.tokens,
+            "prompts": len(self.prompts),
+            "served": {**served.counts.as_json(), "output_tokens": served.tokens},
+            "untrained": {**untrained.counts.as_json(), "output_tokens": untrained.tokens},
+            "simulated": {
+                "drafts": walked.drafts,
+                "accepted": walked.accepted,
+                "accepted_per_position": list(walked.accepted_per_position),
+                "mean_acceptance_length": walked.mean_acceptance_length,
+            },
+            "lossless": lossless,
+        }
+        write_atomic(self.stage.output / "evaluation.json", pretty(result))
+        self.stage.record |= {
+            "tokens_per_second": {
+                "plain": round(plain.tokens_per_second, 1),
+                "speculative": round(served.tokens_per_second, 1),
+            },
+            "speed_up": round(served.tokens_per_second / plain.tokens_per_second, 3),
+            "phases": self.seconds,
+        }
+        for doubt in doubts(result, self.draft):
+            self.stage.warn(doubt)
+
+    def _prompts(self) -> list[list[int]]:
+        """Return the prompts as token ids, less those that do not fit the verifier with a whole answer."""
+        params, limit = self.stage.params, self.config["max_position_embeddings"]
+        with self._phase("prompts"):
+            rows = read_prompts(params["evaluate"]["prompts"], self.stage.file, params["data"]["system_prompt"])
+            rendered = render(rows, self.verifier, params["date"])
+        fitting = [tokens for tokens in rendered if len(tokens) + self.max_tokens + self.tokens + 1 <= limit]
+        if not fitting:
+            raise SpeccError(f"no prompt of `evaluate.prompts` fits the verifier's {limit} positions",
+                             hint="shorten the prompts or `evaluate.max_tokens`")  # fmt: skip
+        if left := len(rendered) - len(fitting):
+            self.stage.warn(f"{left} of {len(rendered)} evaluation prompts are too long for the verifier and left out")
+        return fitting
+
+    def _answer(
+        self,
+        name: str,
+        prompts: Sequence[Sequence[int]],
+        speculator: Speculator | None = None,
+        dtype: str | None = None,
+    ) -> Run:
+        """Start an engine, answer the prompts, stop it."""
+        self.stage.progress(self.done, self.total, "prompts", f"{name}: starting vLLM")
+        with self._phase(name):
+            return answer(
+                self.verifier,
+                prompts,
+                self.max_tokens,
+                dtype=dtype or self.dtype,
+                length=self.length,
+                device=self.device,
+                done=self._step(name),
+                speculator=speculator,
+            )
+
+    def _step(self, name: str) -> Callable[[], None]:
+        """Return what says that one more prompt is done."""
+
+        def step() -> None:
+            self.done += 1
+            self.stage.progress(self.done, self.total, "prompts", name)
+
+        return step
+
+    def _speculator(self, folder: Path) -> Speculator:
+        return Speculator(folder=folder, method=self.draft["algorithm"], tokens=self.tokens)
+
+    def _untrained(self) -> Path:
+        """Return a copy of the checkpoint with the weights that it had before the first training step."""
+        from safetensors.torch import load_file, save_file
+
+        target = self.stage.work / "untrained"
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.checkpoint / "config.json", target / "config.json")
+        tensors = load_file(self.checkpoint / "model.safetensors")
+        initial = load_file(self.stage.input("draft") / "initial.safetensors")
+        tensors |= {name: tensor.to(tensors[name].dtype) for name, tensor in initial.items()}
+        save_file(tensors, target / "model.safetensors")
+        return target
+
+    def _replay(self, served: Run, found: Sequence[Difference]) -> tuple[WalkCounts, dict[int, Logits | None]]:
+        with self._phase("replay"):
+            return replay(
+                list(zip(self.prompts, served.answers, strict=True)),
+                found,
+                reference=Reference(self.verifier, dtype=self.dtype, device=self.device),
+                tensors=checkpoint_tensors(self.checkpoint, self.dtype),
+                draft=self.draft,
+                verifier=self.config,
+                steps=self.tokens,
+                done=self._step("replay"),
+            )
+
+    def _fp32(self, trained: Speculator, served: Run, plain: Run) -> dict[str, Any]:
+        """Return the fp32 entry of the report; a verifier in fp32 has answered its prompts already."""
+        count = len(self.exact)
+        if self.dtype != "float32":
+            served = self._answer("speculative in fp32", self.exact, trained, "float32")
+            plain = self._answer("plain in fp32", self.exact, None, "float32")
+        found = differences(plain.answers[:count], served.answers[:count])
+        logits: dict[int, Logits | None] = {}
+        if found:
+            reference = Reference(self.verifier, dtype="float32", device=self.device)
+            for one in found:
+                row = [*self.exact[one.prompt], *plain.answers[one.prompt][: one.position]]
+                logits[one.prompt] = pair(reference.logits(row), one)
+        return report(count, found, "float32", lambda difference: logits[difference.prompt])
+
+    @contextmanager
+    def _phase(self, name: str) -> Generator[None]:
+        """Keep the seconds that a phase took for the run's record."""
+        started = monotonic()
+        yield
+        self.seconds[name] = round(monotonic() - started, 1)
+
+
+def doubts(result: Mapping[str, Any], draft: Mapping[str, Any]) -> list[str]:
+    """Return sentences on what the counts say is wired wrongly, or was not learnt."""
+    served, simulated, untrained = (result[name] for name in ("served", "simulated", "untrained"))
+    found: list[str] = []
+    here, there = served["mean_acceptance_length"], simulated["mean_acceptance_length"]
+    if min(served["drafts"], simulated["drafts"]) >= ENOUGH_DRAFTS and abs(here - there) > AGREEMENT:
+        layers = ", ".join(str(layer) for layer in draft["hidden_state_layers"])
+        found.append(
+            f"vLLM's mean acceptance length is {here:.3f} and the replayed one {there:.3f}: vLLM runs this draft "
+            f"otherwise than it was trained; look at the hidden-state layers ({layers}), the norm flags "
+            "in `config.json` and the verifier's chat template"
+        )
+    if served["drafts"] and here <= untrained["mean_acceptance_length"]:
+        found.append(
+            f"the trained draft's mean acceptance length, {here:.3f}, is no better than the untrained one's: "
+            "train longer, or on prompts like those of `evaluate.prompts`"
+        )
+    return found

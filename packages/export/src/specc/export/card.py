@@ -1,0 +1,53 @@
+"""The model card: `README.md` of a checkpoint, from resolved values alone."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from specc.core.algorithms import algorithm
+from specc.core.algorithms.base import Tree
+from specc.export.formats import speculator_format
+from specc.export.provenance import materials, portable
+
+
+def card(params: Tree) -> str:
+    """Return the card in Markdown with a YAML head, as model hubs read it.
+
+    It states no evaluation and no date: both belong to a run, not to the checkpoint.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown, not HTML
+    )
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    template = environment.from_string(resources.files("specc.export").joinpath("card.md.jinja").read_text("utf-8"))
+    return template.render(
+        **portable({key: params[key] for key in ("name", "verifier", "draft", "data", "train", "export")}),
+        title=algorithm(params["draft"]["algorithm"]).title,
+        rows=speculator_format(params["draft"]["algorithm"]).rows(params["draft"]),
+        materials=materials(params),
+        commands=commands(params),
+    )
+
+
+def commands(params: Tree) -> dict[str, str]:
+    """Return the two ways to serve the checkpoint with vLLM: by its own name, and with both paths."""
+    speculative: dict[str, Any] = {
+        "method": speculator_format(params["draft"]["algorithm"]).method,
+        "model": "./" + params["name"],
+        "num_speculative_tokens": params["export"]["speculative_tokens"],
+    }
+    revision = params["verifier"]["revision"]
+    pinned = f" --revision {shlex.quote(revision)}" if revision else ""
+    return {
+        "both": f"vllm serve VERIFIER{pinned} --speculative-config {shlex.quote(json.dumps(speculative))}",
+        "own": f"vllm serve ./{params['name']}",
+    }

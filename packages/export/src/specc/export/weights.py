@@ -1,0 +1,97 @@
+"""Bring a checkpoint's tensors together: the draft's own, the verifier's rows, the vocabulary map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from specc.core.algorithms import algorithm
+from specc.core.algorithms.base import Tree
+from specc.core.errors import Exit, SpeccError
+from specc.core.files import tensor_headers
+from specc.export.layout import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBEDDING: Final = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight",
+                    "language_model.model.embed_tokens.weight")  # fmt: skip
+"""Where Hugging Face checkpoints keep the input embedding, `[vocabulary, hidden]`."""
+HEAD: Final = ("lm_head.weight", "language_model.lm_head.weight")
+"""Where they keep the output embedding, `[vocabulary, hidden]`; absent when it is tied to the input's."""
+
+
+def gather(params: Tree, draft: Path, verifier: Path, vocabulary: Path | None) -> dict[str, Tensor]:
+    """Return every tensor of the checkpoint's layout, in the export's dtype, sorted by name.
+
+    `draft` is the draft stage's artifact (F32), `verifier` a Hugging Face folder, `vocabulary` the map's
+    artifact, None for the full vocabulary. The head is the verifier's, its rows picked by the map. Raises
+    `SpeccError` for a draft that does not fit the layout or is not finite, and for a map that is none.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    layout = algorithm(params["draft"]["algorithm"]).layout(params["draft"], params["verifier"]["config"])
+    dtype: torch.dtype = getattr(torch, params["export"]["dtype"])
+    trained_file = draft / "model.safetensors"
+    trained = [spec for spec in layout if spec.origin == "trained"]
+    require(trained, tensor_headers(trained_file), "float32", where=str(trained_file))
+
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(trained_file).items()}
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise SpeccError(f"the trained tensor `{name}` holds values that are not finite", where=str(trained_file),
+                             hint="lower `train.optimizer.learning_rate`, or set `train.gradient_clipping`",
+                             code=Exit.STAGE)  # fmt: skip
+
+    embedding = verifier_tensor(verifier, EMBEDDING)
+    head = embedding if params["verifier"]["config"]["tie_word_embeddings"] else verifier_tensor(verifier, HEAD)
+    if vocabulary is not None:
+        d2t, t2d = vocabulary_map(vocabulary / "vocabulary.safetensors", embedding.shape[0])
+        tensors |= {"d2t": d2t, "t2d": t2d}
+        head = head[torch.arange(d2t.shape[0]) + d2t]  # [draft vocabulary, hidden]
+    tensors |= {"embed_tokens.weight": embedding.to(dtype), "lm_head.weight": head.to(dtype)}
+    return {name: tensors[name].contiguous() for name in sorted(tensors)}
+
+
+def verifier_tensor(folder: Path, names: tuple[str, ...]) -> Tensor:
+    """Return the first of `names` that a Hugging Face folder holds; raises `SpeccError` if it holds none."""
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    where: Mapping[str, str] = {}
+    if index.is_file():
+        where = json.loads(index.read_text())["weight_map"]
+    elif single.is_file():
+        where = dict.fromkeys((tensor.name for tensor in tensor_headers(single)), single.name)
+    for name in names:
+        if name in where:
+            with safe_open(folder / where[name], framework="pt") as file:
+                return file.get_tensor(name)
+    raise SpeccError(
+        f"the verifier has no tensor `{names[0]}`",
+        where=str(folder),
+        hint="the draft shares the verifier's embeddings; this architecture keeps them elsewhere",
+        code=Exit.STAGE,
+    )
+
+
+def vocabulary_map(path: Path, size: int) -> tuple[Tensor, Tensor]:
+    """Return `d2t` int64 `[draft vocabulary]` and `t2d` bool `[size]`; raises `SpeccError` if they disagree.
+
+    Draft token i stands for verifier token `i + d2t[i]`; those must be different tokens, in order, and just
+    the ones that `t2d` marks.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    found = load_file(path)
+    d2t, t2d = found["d2t"], found["t2d"]
+    targets = torch.arange(d2t.shape[0]) + d2t
+    if t2d.shape != (size,) or not torch.equal(targets, t2d.nonzero().flatten()):
+        raise SpeccError("the vocabulary map's `d2t` and `t2d` do not name the same tokens", where=str(path),
+                         hint="build the stage `vocabulary` again", code=Exit.STAGE)  # fmt: skip
+    return d2t, t2d

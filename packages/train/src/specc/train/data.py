@@ -1,0 +1,166 @@
+"""Training data: documents of tokens and hidden states, their order, and packed batches of them."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from specc.core.errors import Exit, SpeccError
+from specc.train.determinism import stream
+from specc.train.models.rows import Rows, Targets, depths, plan_queries
+from specc.train.verifier import Frozen
+
+OPEN_FILES: Final = 64
+OPEN_BATCHES: Final = 32
+"""Batches that are still being filled at once: more pack tighter, and mix an epoch's order more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A row of the corpus that has something to learn.
+
+    `start` and `tokens` place it in its shard; `rows` are the draft's rows up to its last target: later ones
+    would be seen by no counted query. `row` is its number in `conversations`.
+    """
+
+    shard: int
+    start: int
+    tokens: int
+    rows: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One optimizer step's rows and targets."""
+
+    rows: Rows
+    targets: Targets
+
+
+class Corpus:
+    """The artifacts `tokens` and `hidden_states`, read shard by shard through the page cache."""
+
+    def __init__(self, tokens: Path, hidden: Path, layers: Sequence[int], last: int) -> None:
+        """Open the shards and find the documents; `layers` are the draft's, `last` the verifier's number of layers.
+
+        Raises `SpeccError` if the hidden states are of other tokens or other layers.
+        """
+        self._files: OrderedDict[Path, Any] = OrderedDict()
+        index, states = (json.loads((folder / "index.json").read_text()) for folder in (tokens, hidden))
+        wanted = [*layers, last]
+        if missing := [layer for layer in wanted if layer not in states["layers"]]:
+            raise SpeccError(f"the hidden states have layers {states['layers']} and no layer {missing[0]}",
+                             where=str(hidden), code=Exit.STAGE)  # fmt: skip
+        self._layers = [states["layers"].index(layer) for layer in wanted]
+        pairs = list(zip(index["shards"], states["shards"], strict=False))
+        if len(index["shards"]) != len(states["shards"]) or any(a["sha256"] != b["tokens_sha256"] for a, b in pairs):
+            raise SpeccError("the hidden states were made from other tokens", where=str(hidden),
+                             hint="build both again from one plan: `specc build`", code=Exit.STAGE)  # fmt: skip
+        self._tokens = [tokens / shard["file"] for shard, _ in pairs]
+        self._hidden = [hidden / shard["file"] for _, shard in pairs]
+        self.training: list[Document] = []
+        self.validation: list[Document] = []
+        self.left_out = 0
+        """Rows without an assistant's token that a draft could propose."""
+        for number in range(len(pairs)):
+            self._scan(number)
+
+    def _scan(self, shard: int) -> None:
+        file = self._open(self._tokens[shard])
+        offsets, split, numbers = (file.get_tensor(name).tolist() for name in ("offsets", "split", "row"))
+        mask = file.get_tensor("loss_mask")
+        for place, number in enumerate(numbers):
+            start, end = offsets[place], offsets[place + 1]
+            proposed = (depths(mask[start:end].bool()) >= 0).nonzero()
+            if not len(proposed):
+                self.left_out += 1
+                continue
+            document = Document(shard, start, end - start, int(proposed[-1]) - 1, number)
+            (self.validation if split[place] else self.training).append(document)
+
+    def read(self, document: Document, tokens: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ids int64 `[tokens]`, loss mask bool `[tokens]` and states `[tokens, layers + 1, hidden]`.
+
+        Of the document's first `tokens`, or of all; the last state is the one before the verifier's final norm.
+        """
+        start, count = document.start, document.tokens if tokens is None else tokens
+        file, states = self._open(self._tokens[document.shard]), self._open(self._hidden[document.shard])
+        ids = file.get_slice("input_ids")[start : start + count].to(torch.int64)
+        mask = file.get_slice("loss_mask")[start : start + count].to(torch.bool)
+        hidden = states.get_slice("hidden_states")[start : start + count]
+        return ids, mask, hidden[:, self._layers]
+
+    def batch(self, documents: Sequence[Document], steps: int, frozen: Frozen) -> Batch:
+        """Pack documents into one batch for `steps` steps of training-time test."""
+        dtype = frozen.embed_tokens.dtype
+        aux: list[Tensor] = []
+        tokens: list[Tensor] = []
+        last: list[Tensor] = []
+        proposed: list[Tensor] = []
+        depth: list[Tensor] = []
+        borders: list[tuple[int, int]] = []
+        base = 0
+        for document in documents:
+            count = document.rows
+            ids, mask, hidden = self.read(document, count + 2)
+            deep = depths(mask)
+            targets = (deep >= 0).nonzero()[:, 0]  # x_{i+2} for row i of step 0
+            aux.append(hidden[:count, :-1].flatten(1))
+            last.append(hidden[targets - 1, -1])
+            tokens.append(ids[1 : count + 1])
+            proposed.append(targets - 2 + base)
+            depth.append(deep[targets])
+            borders.append((base, base + count))
+            base += count
+        positions = torch.cat([torch.arange(end - start) for start, end in borders])
+        queries, counted, places = plan_queries(torch.cat(proposed), torch.cat(depth), steps)
+        rows = Rows(torch.cat(aux).to(dtype), torch.cat(tokens), positions, borders, queries)
+        return Batch(rows, Targets(frozen.normed(torch.cat(last)), counted, places))
+
+    def _open(self, path: Path) -> Any:
+        file = self._files.pop(path, None) or safe_open(path, framework="pt").__enter__()
+        self._files[path] = file
+        if len(self._files) > OPEN_FILES:
+            self._files.popitem(last=False)[1].__exit__(None, None, None)
+        return file
+
+
+def epoch_batches(
+    documents: Sequence[Document], batch_tokens: int, *, seed: int, epoch: int, shuffle: bool
+) -> list[list[Document]]:
+    """Return an epoch's batches: a pure function of the documents, the seed and the epoch.
+
+    Each document goes into the first open batch with room for its rows; the oldest open batch is closed when
+    there are too many. No batch has more than `batch_tokens` rows.
+    """
+    for document in documents:
+        if document.rows > batch_tokens:
+            raise SpeccError(f"row {document.row} has {document.rows} positions and a batch takes {batch_tokens}",
+                             hint="raise `train.batch_tokens` to at least `data.sequence_length`",
+                             code=Exit.STAGE)  # fmt: skip
+    order = range(len(documents))
+    if shuffle:
+        order = torch.randperm(len(documents), generator=stream(seed, "draft", "order", epoch)).tolist()
+    done: list[list[Document]] = []
+    filling: list[tuple[int, list[Document]]] = []
+    for place in order:
+        document = documents[place]
+        for number, (used, batch) in enumerate(filling):
+            if used + document.rows <= batch_tokens:
+                batch.append(document)
+                filling[number] = (used + document.rows, batch)
+                break
+        else:
+            filling.append((document.rows, [document]))
+            if len(filling) > OPEN_BATCHES:
+                done.append(filling.pop(0)[1])
+    return done + [batch for _, batch in filling]

@@ -1,0 +1,205 @@
+"""The stage `draft`: train a draft model on tokens and hidden states."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from specc.core.errors import Exit, SpeccError
+from specc.core.files import pretty
+from specc.core.stage import Stage
+from specc.train.checkpoints import Checkpoints, Progress
+from specc.train.data import Corpus, Document, epoch_batches
+from specc.train.determinism import set_determinism
+from specc.train.engine import Engine
+from specc.train.initial import initial_weights
+from specc.train.losses import check_losses
+from specc.train.models import Eagle3, build
+from specc.train.optim import learning_rate
+from specc.train.validation import Validation
+from specc.train.verifier import read_verifier
+
+DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
+EVERY: Final = 0.5
+"""Seconds between two lines of progress."""
+
+
+def train_draft(stage: Stage) -> None:
+    """Train, and write the best epoch's weights, the initial ones and the metrics.
+
+    The best epoch is the one with the highest simulated mean acceptance length, not the lowest loss: what is
+    served is a walk over drafts, and the loss averages over places where no draft starts.
+    """
+    draft, train, config = stage.params["draft"], stage.params["train"], stage.params["verifier"]["config"]
+    check_losses(train["loss"])
+    set_determinism(int(stage.facets["threads"]))
+    clock = Clock()
+
+    with clock("read"):
+        d2t = _vocabulary(stage)
+        frozen = read_verifier(stage.input("verifier"), config, d2t, DTYPES[train["precision"]])
+        corpus = Corpus(stage.input("tokens"), stage.input("hidden_states"), draft["hidden_state_layers"],
+                        config["num_hidden_layers"])  # fmt: skip
+        plan = Plan(corpus, train, shuffle=stage.params["data"]["shuffle"])
+        _say(stage, corpus)
+        fixed = epoch_batches(corpus.validation, train["batch_tokens"], seed=0, epoch=0, shuffle=False)
+        validate = Validation(corpus, fixed, frozen, train["loss"])
+
+    def model(weights: Mapping[str, Tensor]) -> Eagle3:
+        return build(draft, config, weights, embed_tokens=frozen.embed_tokens, head=frozen.head, d2t=d2t)
+
+    with clock("start"):
+        engine = Engine(model(initial_weights(stage)), train)
+        initial = engine.weights()
+        checkpoints = Checkpoints(stage.work / "checkpoints", stage.job.key)
+        restored = checkpoints.restore(engine, stage.warn)
+        progress, best = restored or (Progress(), None)
+    if restored is None:
+        with clock("validation"):
+            progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
+    else:
+        stage.note(f"training goes on after step {progress.step} of {plan.total}")
+
+    save_every, positions, said = int(stage.job.context.get("save_every", 0)), 0, 0.0
+    for epoch, place, documents in plan.from_step(progress.step):
+        with clock("data"):
+            batch = corpus.batch(documents, draft["ttt"]["steps"], frozen)
+        with clock("step"):
+            rate = learning_rate(progress.step, plan.total, train["optimizer"]["learning_rate"], train["schedule"])
+            loss = engine.step(rate, batch.rows, batch.targets, train["loss"])
+        if not math.isfinite(loss):
+            raise SpeccError(f"the loss is {loss} at step {progress.step}", code=Exit.STAGE,
+                             hint="lower `train.optimizer.learning_rate`, or set `train.precision: fp32`")  # fmt: skip
+        progress.step += 1
+        progress.losses.append(loss)
+        positions += len(batch.rows.tokens)
+        rate_now = positions / (clock.seconds["step"] + clock.seconds["data"])
+        if time.monotonic() - said > EVERY or progress.step == plan.total:
+            said = time.monotonic()
+            text = f"epoch {epoch} of {plan.epochs}, loss {loss:.3f}, {rate_now:.0f} tokens/s"
+            stage.progress(progress.step, plan.total, "steps", text)
+        ends = progress.step == plan.total or place + 1 == len(plan.epoch(epoch))
+        if ends:
+            with clock("validation"):
+                weights = engine.weights()
+                mean = math.fsum(progress.losses) / len(progress.losses)
+                progress.epochs.append({"epoch": epoch, "loss": mean, **validate(model(weights))})
+                progress.losses = []
+            if _best(progress.epochs, validated=bool(corpus.validation)) == epoch:
+                progress.best, best = epoch, weights
+        if ends or (save_every and progress.step % save_every == 0):
+            with clock("checkpoint"):
+                checkpoints.save(engine, progress, best)
+
+    if best is None:
+        raise SpeccError(
+            "training ended before its first epoch", hint="delete the stage's work folder", code=Exit.STAGE
+        )
+    metrics = {
+        "algorithm": draft["algorithm"],
+        "steps": plan.total,
+        "tokens_per_epoch": plan.tokens,
+        "initial": progress.initial,
+        "epochs": progress.epochs,
+        "best_epoch": progress.best,
+    }
+    _write(stage.output, initial, best, metrics)
+    if positions:
+        stage.record["tokens_per_second"] = round(positions / (clock.seconds["step"] + clock.seconds["data"]), 1)
+    stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}
+    stage.record["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    checkpoints.clear()
+
+
+class Plan:
+    """Which documents each optimizer step sees: known before the first, and from any step on."""
+
+    def __init__(self, corpus: Corpus, train: Mapping[str, Any], *, shuffle: bool) -> None:
+        if not corpus.training:
+            raise SpeccError("there is nothing to train on: no training row has a response of two tokens or more",
+                             hint="look at the loss masks: `specc explain data`", code=Exit.STAGE)  # fmt: skip
+        self._corpus, self._train, self._shuffle = corpus, train, shuffle
+        self._cache: dict[int, list[list[Document]]] = {}
+        self.tokens = sum(document.tokens for document in corpus.training)
+        self.epochs, self.total = 0, 0
+        wanted_epochs, wanted_steps = train["epochs"], train["steps"]
+        while (wanted_epochs is None or self.epochs < wanted_epochs) and (
+            wanted_steps is None or self.total < wanted_steps
+        ):
+            self.epochs += 1
+            self.total += len(self.epoch(self.epochs))
+        if wanted_steps is not None:
+            self.total = min(self.total, wanted_steps)
+
+    def epoch(self, number: int) -> list[list[Document]]:
+        """Return the batches of an epoch, counted from 1."""
+        if number not in self._cache:
+            size, seed = self._train["batch_tokens"], self._train["seed"]
+            batches = epoch_batches(self._corpus.training, size, seed=seed, epoch=number, shuffle=self._shuffle)
+            self._cache = {number: batches}
+        return self._cache[number]
+
+    def from_step(self, step: int) -> Iterator[tuple[int, int, list[Document]]]:
+        """Yield `(epoch, place in the epoch, documents)` of every step from `step` on, the first being step 0."""
+        before = 0
+        for epoch in range(1, self.epochs + 1):
+            batches = self.epoch(epoch)
+            for place, documents in enumerate(batches):
+                if step <= before + place < self.total:
+                    yield epoch, place, documents
+            before += len(batches)
+
+
+class Clock:
+    """Seconds spent in named parts."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, part: str) -> Generator[None]:
+        """Add the block's time to `part`."""
+        start = time.monotonic()
+        yield
+        self.seconds[part] += time.monotonic() - start
+
+
+def _vocabulary(stage: Stage) -> Tensor | None:
+    """Return d2t int64 `[draft vocabulary]`, or None for the full vocabulary."""
+    if "vocabulary" not in stage.job.inputs:
+        return None
+    d2t = load_file(stage.input("vocabulary") / "vocabulary.safetensors")["d2t"].clone()
+    size = stage.params["draft"]["vocabulary"]
+    if len(d2t) != size:
+        raise SpeccError(f"the vocabulary map has {len(d2t)} tokens and `draft.vocabulary` is {size}", code=Exit.STAGE)
+    return d2t
+
+
+def _say(stage: Stage, corpus: Corpus) -> None:
+    if corpus.left_out:
+        stage.note(f"{corpus.left_out} rows have no response to learn from and are left out")
+    if not corpus.validation:
+        stage.warn("there are no validation rows: the last epoch is taken, and nothing says how good it is")
+
+
+def _best(epochs: list[dict[str, Any]], *, validated: bool) -> int:
+    """Return the best epoch so far: the first with the highest acceptance, or the last without validation."""
+    if not validated:
+        return epochs[-1]["epoch"]
+    return max(epochs, key=lambda epoch: epoch["simulated"]["mean_acceptance_length"])["epoch"]
+
+
+def _write(output: Path, initial: dict[str, Tensor], best: dict[str, Tensor], metrics: dict[str, Any]) -> None:
+    save_file(dict(sorted(best.items())), output / "model.safetensors")
+    save_file(dict(sorted(initial.items())), output / "initial.safetensors")
+    (output / "metrics.json").write_text(pretty(metrics))

@@ -1,0 +1,98 @@
+"""The DeepSpeed engine: one optimizer step at a time, with clipping and a learning rate that are ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from specc.core.errors import Exit, SpeccError
+from specc.train.optim import make_optimizer
+
+BUCKET: Final = 5_000_000
+"""Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
+
+
+def deepspeed_config(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for the resolved `train` section.
+
+    Clipping is stated even where it is off: DeepSpeed would clip at 1.0 by itself. One micro batch is one
+    optimizer step, because the loss's weights are those of a whole step.
+    """
+    stage, bf16 = train["zero"]["stage"], train["precision"] == "bf16"
+    if bf16 and stage == 0:
+        raise SpeccError("DeepSpeed keeps no fp32 masters for bf16 at ZeRO stage 0",
+                         hint="set `train.zero.stage` to 1, or `train.precision` to fp32", code=Exit.INPUT)  # fmt: skip
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": float(train["gradient_clipping"] or 0.0),
+        "steps_per_print": 2**31,
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+            "overlap_comm": False,
+            **({"stage3_prefetch_bucket_size": BUCKET, "stage3_max_live_parameters": BUCKET} if stage == 3 else {}),
+        },
+    }
+    if bf16:
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return config
+
+
+class Engine:
+    """A draft model under DeepSpeed."""
+
+    def __init__(self, model: nn.Module, train: Mapping[str, Any]) -> None:
+        """Hand `model` over; raises `SpeccError` for a configuration that DeepSpeed refuses."""
+        config = deepspeed_config(train)
+        import deepspeed
+        import deepspeed.ops
+        from deepspeed.runtime.config import DeepSpeedConfig
+
+        if int(os.environ.get("WORLD_SIZE", "1")) != 1:
+            raise SpeccError("training runs on one rank", hint="set `runtime.train.ranks` to 1", code=Exit.INPUT)
+        # Else the first start compiles a shared-memory all-reduce, which needs g++ and which one rank has no use for.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        try:
+            DeepSpeedConfig(config)
+        except (ValueError, AssertionError) as error:
+            raise SpeccError(f"DeepSpeed refuses its configuration: {str(error).splitlines()[0]}",
+                             hint="change `train.zero` or `train.precision`", code=Exit.INPUT) from error  # fmt: skip
+        deepspeed.init_distributed("gloo", verbose=False)
+        self.names = dict(model.named_parameters())
+        self.optimizer = make_optimizer(model, train["optimizer"])
+        self.engine: Any = deepspeed.initialize(model=model, optimizer=self.optimizer, config=config)[0]
+
+    def step(self, learning_rate: float, *inputs: Any) -> float:
+        """Do one optimizer step on `model(*inputs)` and return that loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss: Tensor = self.engine(*inputs)
+        self.engine.backward(loss)
+        self.engine.step()
+        return float(loss.detach())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the fp32 masters of all parameters, whole, by the names of the checkpoint."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.names.items():
+            master = safe_get_full_fp32_param(parameter)
+            whole = parameter.detach() if master is None else master
+            found[name] = whole.to(torch.float32).clone().view(parameter.shape if master is None else whole.shape)
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write the parameters, masters and optimizer state into `folder`, in DeepSpeed's own files."""
+        self.engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote. The files are unpickled: check their seal first."""
+        self.engine.load_checkpoint(str(folder), tag="state")

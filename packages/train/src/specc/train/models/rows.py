@@ -1,0 +1,92 @@
+"""Packed rows of documents, and which of them a step of training-time test needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Documents one after another, row i of each being (g_i, x_{i+1}).
+
+    `aux` `[rows, aux * hidden]`; `tokens` and `positions` int64 `[rows]`; `documents` are `(start, end)` rows;
+    `queries[k]` int64, rising: the rows whose state step k computes. Each contains the next, and
+    `tokens[row + k]` is of the row's own document for every row in `queries[k]`.
+    """
+
+    aux: Tensor
+    tokens: Tensor
+    positions: Tensor
+    documents: list[tuple[int, int]]
+    queries: list[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The tokens to be proposed, each once: step k proposes it from the row k before the one of step 0.
+
+    `normed` `[targets, hidden]` are the verifier's final states, after its norm, that predict them. `counted`
+    bool `[steps, targets]`: whether a served draft could start there; `places[k]` int64 `[targets]` is the row's
+    place among `queries[k]`, 0 where it is not counted.
+    """
+
+    normed: Tensor
+    counted: Tensor
+    places: list[Tensor]
+
+    def counts(self) -> list[int]:
+        """Return how many targets each step counts."""
+        return self.counted.sum(1).tolist()
+
+
+def plan_queries(rows: Tensor, depths: Tensor, steps: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    """Return `(queries, counted, places)` for targets proposed by the packed `rows` at step 0.
+
+    `rows` and `depths` int64 `[targets]`, rows rising; a target's depth is the longest step that may propose it.
+    Step k proposes a target from `row - k`; it computes besides what later steps start from. A document of 6
+    tokens, the last three written by the assistant: served, the first draft starts when x_3 is there, so x_4
+    has depth 0 and x_5 depth 1. Over two steps:
+
+        row                  0  1  2  3
+        proposes at step 0   2  3  4  5
+        step 0 counts              c  c      computes 2, 3
+        step 1 counts              c         computes 2 (x_5, one row before the row of step 0)
+    """
+    counted = torch.stack([depths >= k for k in range(steps)])  # [steps, targets]
+    needed = [rows[counted[k]] - k for k in range(steps)]
+    queries = [torch.unique(torch.cat(needed[k:])) for k in range(steps)]
+    places = [torch.searchsorted(queries[k], rows - k) * counted[k] for k in range(steps)]
+    return queries, counted, places
+
+
+def depths(mask: Tensor) -> Tensor:
+    """Return for each token of a document the longest step that may propose it, -1 for none; int64 `[tokens]`.
+
+    `mask` bool `[tokens]`: what the assistant wrote. A draft starts from a token that the verifier has just
+    made and proposes the ones after it, so the first token of a response is never proposed. The document's
+    first token has no state before it, and starts nothing.
+
+        mask    . . x x x x . x x
+        depth   - - - 0 1 2 - - 0
+    """
+    places = torch.arange(len(mask))
+    breaks = torch.where(mask & (places > 0), -1, places).cummax(0).values  # last token before the response
+    return torch.where(places - breaks >= 2, places - breaks - 2, -1)
+
+
+def whole(aux: Tensor, tokens: Tensor, steps: int) -> Rows:
+    """Return the rows of one document, every step computed at every row that has a token for it.
+
+    `aux` `[tokens, aux * hidden]`, `tokens` int `[tokens]`.
+    """
+    count = len(tokens) - 1
+    return Rows(
+        aux=aux[:count],
+        tokens=tokens[1:].to(torch.int64),
+        positions=torch.arange(count),
+        documents=[(0, count)],
+        queries=[torch.arange(max(0, count - k)) for k in range(steps)],
+    )

@@ -1,0 +1,196 @@
+"""Loss masks, held to golden files that a person can read.
+
+`templates/NAME.jinja` are small templates in the manner of the families they are called after; `templates/NAME.txt`
+shows what is trained of each conversation below between `⟦` and `⟧`, token by token, `⏎` standing at each newline.
+`SPECC_WRITE_GOLDEN=1 pytest tests/datagen/test_masks.py` writes them anew: read the difference before it is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from specc.datagen.template import ChatTemplate
+
+from small import make_tokenizer
+from specc.datagen.masks import LeftOutError, Masker, cut_at, token_mask, without
+from specc.datagen.rows import Message
+from specc.datagen.tokens import Encoder
+
+TEMPLATES = Path(__file__).parent / "templates"
+CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SENTENCEPIECE = ("<unk>", "<s>", "</s>")
+SPECIALS: dict[str, tuple[str, ...]] = {
+    "chatml": CHATML,
+    "chatml-marked": CHATML,
+    "gemma": ("<unk>", "<bos>", "<end_of_turn>", "<start_of_turn>", "<eos>"),
+    "llama2": SENTENCEPIECE,
+    "llama3": (
+        "<unk>",
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|end_of_text|>",
+    ),
+    "mistral": (*SENTENCEPIECE, "[INST]", "[/INST]"),
+    "phi3": ("<unk>", "<s>", "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"),
+    "qwen3": CHATML,
+    "thinking-prompt": CHATML,
+    "vicuna": SENTENCEPIECE,
+}
+"""Unknown, first, last and further special tokens of each family."""
+
+BREAD: list[Message] = [
+    {"role": "user", "content": "How do I make bread rise?"},
+    {"role": "assistant", "content": "Mix flour, water and yeast, then wait."},
+]
+PARIS: list[Message] = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "Paris."},
+]
+SYSTEM: list[Message] = [{"role": "system", "content": "Be brief."}]
+
+
+def answered(content: str, **extra: Any) -> list[Message]:
+    return [BREAD[0], {"role": "assistant", "content": content, **extra}]
+
+
+def cases(eos: str) -> dict[str, list[Message]]:
+    thought = "<think>\nA question of yeast.\n</think>\n\nWait."
+    return {
+        "one turn": BREAD,
+        "two turns": BREAD + PARIS,
+        "system": SYSTEM + BREAD + PARIS,
+        "a question without an answer at the end": BREAD + PARIS[:1],
+        "no answer at all": BREAD[:1],
+        "space around the answer": answered("\n\n  Wait. \n"),
+        "more bytes than characters": answered("Brød hæver 🍞🍞, 待って"),
+        "the end of turn as a word": [
+            {"role": "user", "content": f"What is {eos} for?"},
+            {"role": "assistant", "content": f"{eos} ends a turn."},
+            *PARIS,
+        ],
+        "cut off at the end": BREAD + answered("Mix flour, wat", finish="length"),
+        "cut off before": answered("Mix flour, wat", finish="length") + PARIS,
+        "a thought": answered(thought),
+        "a thought before": answered(thought) + PARIS,
+    }
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
+    made: dict[str, Encoder] = {}
+    for name, specials in SPECIALS.items():
+        folder = tmp_path_factory.mktemp(name)
+        tokenizer = make_tokenizer(folder, (TEMPLATES / f"{name}.jinja").read_text(), specials=specials)
+        config = {"vocab_size": 448, "eos_token_ids": [tokenizer.token_to_id(specials[2])]}
+        params = {"verifier": {"config": config}, "data": {"sequence_length": 512}, "date": "2026-11-23"}
+        made[name] = Encoder.load(folder, params)
+    return made
+
+
+def show(encoder: Encoder, messages: list[Message]) -> str:
+    """Return a conversation's text with its trained tokens between brackets."""
+    try:
+        marked = encoder.masker.mark(messages)
+    except LeftOutError as error:
+        return f"left out: {error.reason} ({error.detail})"
+    encoding = encoder.tokenizer.encode(marked.text, add_special_tokens=False)
+    mask, _ = token_mask(np.array(encoding.offsets, np.int64), marked.spans)
+    trained = np.zeros(len(marked.text) + 2, bool)
+    for (start, end), one in zip(encoding.offsets, mask, strict=True):
+        trained[start + 1 : end + 1] = one
+    brackets = {(False, True): "⟦", (True, False): "⟧"}
+    pieces = [
+        brackets.get((bool(trained[i]), bool(trained[i + 1])), "") + (marked.text[i : i + 1])
+        for i in range(len(marked.text) + 1)
+    ]
+    context = f"context turns: {marked.context_turns}\n" if marked.context_turns else ""
+    return context + "".join(pieces).replace("\n", "⏎\n")
+
+
+@pytest.mark.parametrize("name", SPECIALS)
+def test_golden(name: str, encoders: dict[str, Encoder]) -> None:
+    shown = {title: show(encoders[name], messages) for title, messages in cases(SPECIALS[name][2]).items()}
+    text = "\n\n".join(f"=== {title}\n{body}" for title, body in shown.items()) + "\n"
+    golden = TEMPLATES / f"{name}.txt"
+    if os.environ.get("SPECC_WRITE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_a_thought_in_the_generation_prompt_is_stable_where_the_history_shows_it(tmp_path: Path) -> None:
+    source = (
+        (TEMPLATES / "qwen3.jinja")
+        .read_text()
+        .replace("assistant\\n' -}}\n{%- endif", "assistant\\n<think>\\n' -}}\n{%- endif")
+    )
+    make_tokenizer(tmp_path, source)
+    masker = Masker(ChatTemplate.load(tmp_path), CHATML, "2026-11-23")
+    marked = masker.mark(answered("Yeast.\n</think>\n\nWait."))
+    ((start, end),) = marked.spans
+    assert marked.text[:start].endswith("<|im_start|>assistant\n<think>\n")
+    assert marked.text[start:end] == "Yeast.\n</think>\n\nWait.<|im_end|>"
+
+
+def test_a_template_that_hides_answers_is_refused(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, "{{ messages[0].content }}")
+    with pytest.raises(LeftOutError, match="the template does not show the assistant's content"):
+        Masker(ChatTemplate.load(tmp_path), CHATML, "2026-11-23").mark(BREAD)
+
+
+def test_marks_around_nothing_leave_an_empty_mask(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, "{% generation %}{% endgeneration %}{{ messages[0].content }}")
+    with pytest.raises(LeftOutError, match="empty_mask"):
+        Masker(ChatTemplate.load(tmp_path), CHATML, "2026-11-23").mark(BREAD)
+
+
+def test_without_as_drawn() -> None:
+    assert without([(0, 8), (12, 17)], (5, 14)) == [(0, 5), (14, 17)]
+    assert without([(0, 8)], (2, 4)) == [(0, 2), (4, 8)]
+    assert without([(2, 4)], (0, 8)) == []
+
+
+def test_token_mask_as_drawn() -> None:
+    offsets = np.array([(0, 9), (9, 11), (11, 14), (14, 19)])
+    mask, behind = token_mask(offsets, [(10, 19)])
+    assert mask.tolist() == [0, 0, 1, 1]
+    assert behind.tolist() == [4]
+
+
+@st.composite
+def tokenised(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Tokens with characters of their own, shared characters (byte fallback) and none, and disjoint spans."""
+    offsets, at = list[tuple[int, int]](), 0
+    for width, times in draw(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), max_size=12)):
+        offsets += [(at, at + width)] * times
+        at += width
+    marks = sorted(draw(st.sets(st.integers(0, at), max_size=6)))
+    return offsets, [(a, b) for a, b in zip(marks[::2], marks[1::2], strict=False) if a < b]
+
+
+@given(tokenised())
+def test_token_mask_against_its_plain_twin(case: tuple[list[tuple[int, int]], list[tuple[int, int]]]) -> None:
+    offsets, spans = case
+    mask, behind = token_mask(np.array(offsets, np.int64).reshape(-1, 2), spans)
+    plain = [int(any(a <= start < b and end <= b for a, b in spans)) for start, end in offsets]
+    assert mask.tolist() == plain
+    assert len(behind) == len(spans)
+
+
+def test_long_rows_end_with_a_whole_answer() -> None:
+    mask = np.array([0, 0, 1, 1, 0, 0, 1, 1, 1, 0, 0, 1], np.uint8)
+    behind = np.array([4, 9, 12])
+    assert [cut_at(mask, behind, length) for length in (12, 11, 9, 8, 4)] == [12, 9, 9, 4, 4]
+    assert cut_at(mask, behind, 3) == 3  # inside the first answer, for none fits whole
+    for length in (1, 2):
+        with pytest.raises(LeftOutError, match="too_long"):
+            cut_at(mask, behind, length)
+    with pytest.raises(LeftOutError, match="empty_mask"):
+        cut_at(np.zeros(4, np.uint8), np.zeros(0, np.int64), 8)

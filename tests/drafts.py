@@ -1,0 +1,156 @@
+"""Random drafts for small verifiers, made to the layout table, and jobs for the stages that read them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from specc.core.algorithms import algorithm
+from specc.core.contracts import Event, Input, StageJob, load_event
+from specc.core.files import sha256_file
+
+DIGEST = "0" * 64
+
+
+def verifier_config(folder: Path) -> dict[str, Any]:
+    """Return `verifier.config` of the resolved spec for a Hugging Face folder of `small.make_verifier`."""
+    raw = json.loads((folder / "config.json").read_text())
+    names = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+             "head_dim", "intermediate_size", "vocab_size", "max_position_embeddings", "rms_norm_eps",
+             "rope_parameters", "tie_word_embeddings", "bos_token_id")  # fmt: skip
+    return {
+        **{name: raw[name] for name in names},
+        "architecture": raw["architectures"][0],
+        "eos_token_ids": [raw["eos_token_id"]],
+    }
+
+
+def resolved(verifier: Path, **draft: Any) -> dict[str, Any]:
+    """Return a resolved spec for a small verifier; `draft` overrides values of its draft section."""
+    config = verifier_config(verifier)
+    count = config["num_hidden_layers"]
+    return {
+        "version": 1,
+        "name": "small-eagle3",
+        "date": "2026-11-23",
+        "verifier": {
+            "model": "./small", "name": "small", "revision": None, "dtype": "bfloat16", "trust_remote_code": False,
+            "format": "huggingface", "files": {"config.json": "1" * 64, "model.safetensors": "2" * 64},
+            "tokenizer_sha256": "3" * 64, "chat_template_sha256": "4" * 64, "config": config,
+        },
+        "draft": {
+            "algorithm": "eagle3", "layers": 1, "vocabulary": 96, "hidden_state_layers": [2, count // 2, count - 3],
+            "norm_before_residual": True, "norm_before_fc": True, "fc_norm": False, "norm_output": True,
+            "sliding_window": None, "intermediate_size": 128, "ttt": {"steps": 3, "decay": 1.0}, "init": None, **draft,
+        },
+        "data": {
+            "sources": [{"file": "prompts/train.jsonl", "sha256": "5" * 64, "rows": None}], "system_prompt": None,
+            "responses": {"from": "verifier", "temperature": 0.0, "top_p": 1.0, "max_tokens": 32, "seed": 0},
+            "sequence_length": 128, "validation": {"share": 0.05, "sources": []}, "shuffle": True, "shard_rows": 64,
+        },
+        "train": {
+            "epochs": 2, "steps": None, "batch_tokens": 256,
+            "optimizer": {"name": "adamw", "learning_rate": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8,
+                          "weight_decay": 0.0},
+            "schedule": {"name": "linear", "warmup": 0.01}, "loss": {"kl": 1.0}, "precision": "fp32",
+            "gradient_clipping": 1.0, "zero": {"stage": 1}, "seed": 42,
+        },
+        "export": {"speculative_tokens": 3, "dtype": "bfloat16"},
+        "evaluate": {"prompts": [], "max_tokens": 24, "lossless_prompts": 4},
+        "stages": {"draft": {"version": 1, "key": "6" * 64, "inputs": {"verifier": "7" * 64}}},
+    }  # fmt: skip
+
+
+def write_draft(folder: Path, values: Mapping[str, Any], *, seed: int = 0) -> Path:
+    """Write an artifact of the stage `draft` with random weights, other ones as the initial weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    layout = algorithm("eagle3").layout(values["draft"], values["verifier"]["config"])
+    for offset, name in enumerate(("model", "initial")):
+        generator = torch.Generator().manual_seed(seed + offset)
+        tensors = {
+            spec.name: torch.rand(spec.shape, generator=generator) + 0.5
+            if len(spec.shape) == 1
+            else torch.randn(spec.shape, generator=generator) * 0.1
+            for spec in layout
+            if spec.origin == "trained"
+        }
+        save_file(tensors, folder / f"{name}.safetensors")
+    return folder
+
+
+def write_vocabulary(folder: Path, values: Mapping[str, Any], tokens: list[int] | None = None) -> Path | None:
+    """Write an artifact of the stage `vocabulary`: `tokens`, or every third one; None for the full vocabulary."""
+    import torch
+    from safetensors.torch import save_file
+
+    small, size = values["draft"]["vocabulary"], values["verifier"]["config"]["vocab_size"]
+    if small == size:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = torch.tensor(sorted(tokens)) if tokens else torch.arange(small) * (size // small)
+    known = torch.zeros(size, dtype=torch.bool)
+    known[chosen] = True
+    save_file({"d2t": chosen - torch.arange(small), "t2d": known}, folder / "vocabulary.safetensors")
+    return folder
+
+
+def run_stage(
+    package: str,
+    stage: str,
+    params: Mapping[str, Any],
+    folder: Path,
+    *,
+    inputs: Mapping[str, Path | None],
+    files: Mapping[str, Path] | None = None,
+) -> tuple[int, list[Event]]:
+    """Run a stage as the executor does, in `folder`, and return its exit code and events; output in `folder/output`."""
+    for name in ("output", "work", "units", "home"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    job = StageJob(
+        stage=stage, version=1, key="8" * 64, params=params, facets={"device": "cpu", "threads": 2},
+        inputs={name: Input(path=str(path), digest=DIGEST) for name, path in inputs.items() if path is not None},
+        files={name: str(path) for name, path in (files or {}).items()},
+        output=str(folder / "output"), work=str(folder / "work"), units=str(folder / "units"),
+    )  # fmt: skip
+    (folder / "job.json").write_text(job.dump())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(folder / "home"), "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2",
+        "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "TZ": "UTC",
+        "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", f"specc.{package}", str(folder / "job.json")],
+        cwd=folder / "work", env=environment, capture_output=True, text=True, check=False, timeout=400,
+    )  # fmt: skip
+    (folder / "log").write_text(done.stderr)
+    return done.returncode, [load_event(line) for line in done.stdout.splitlines()]
+
+
+def build_checkpoint(folder: Path, values: Mapping[str, Any], verifier: Path, **options: Any) -> Path:
+    """Run the stage `checkpoint` for a random draft and return the checkpoint's folder."""
+    draft = write_draft(folder / "draft", values, seed=options.pop("seed", 0))
+    vocabulary = write_vocabulary(folder / "vocabulary", values, **options)
+    inputs = {"draft": draft, "verifier": verifier, "vocabulary": vocabulary}
+    params = {key: value for key, value in values.items() if key != "evaluate"}
+    code, events = run_stage("export", "checkpoint", params, folder, inputs=inputs)
+    assert code == 0, events
+    return folder / "output"
+
+
+def source(path: Path, name: str) -> dict[str, Any]:
+    """Return the resolved entry of a prompt file."""
+    return {"file": name, "sha256": sha256_file(path), "rows": None}
