@@ -103,6 +103,20 @@ def write_vocabulary(folder: Path, values: Mapping[str, Any], tokens: list[int] 
     return folder
 
 
+def environment(home: Path) -> dict[str, str]:
+    """Return what the executor lets an engine see."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {
+        "PATH": os.environ["PATH"], "HOME": str(home), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "TZ": "UTC",
+        "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
 def run_stage(
     package: str,
     stage: str,
@@ -116,34 +130,63 @@ def run_stage(
     for name in ("output", "work", "units", "home"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     job = StageJob(
-        stage=stage, version=1, key="8" * 64, params=params, facets={"device": "cpu", "threads": 2},
+        stage=stage, version=1, key="8" * 64, params=params, facets={"device": "cpu", "threads": 1},
         inputs={name: Input(path=str(path), digest=DIGEST) for name, path in inputs.items() if path is not None},
         files={name: str(path) for name, path in (files or {}).items()},
         output=str(folder / "output"), work=str(folder / "work"), units=str(folder / "units"),
     )  # fmt: skip
     (folder / "job.json").write_text(job.dump())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        "PATH": os.environ["PATH"], "HOME": str(folder / "home"), "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2",
-        "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "TZ": "UTC",
-        "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", f"specc.{package}", str(folder / "job.json")],
-        cwd=folder / "work", env=environment, capture_output=True, text=True, check=False, timeout=400,
+        cwd=folder / "work", env=environment(folder / "home"), capture_output=True, text=True, check=False, timeout=400,
     )  # fmt: skip
     (folder / "log").write_text(done.stderr)
     return done.returncode, [load_event(line) for line in done.stdout.splitlines()]
 
 
-def build_checkpoint(folder: Path, values: Mapping[str, Any], verifier: Path, **options: Any) -> Path:
+def calm(verifier: Path) -> Path:
+    """Make a random verifier repeat itself, by shrinking what its layers add to the residual stream."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(verifier / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "o_proj" in name or "down_proj" in name:
+            tensor.mul_(0.07)
+    save_file(tensors, verifier / "model.safetensors", metadata={"format": "pt"})
+    return verifier
+
+
+def habits(verifier: Path, prompts: list[list[int]], count: int) -> list[int]:
+    """Return the tokens that a verifier writes most: with few to choose from, any draft is right at times."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(verifier), dtype=torch.float32)
+    written = [
+        model.generate(torch.tensor([row]), do_sample=False, max_new_tokens=24)[0, len(row) :] for row in prompts
+    ]
+    return torch.bincount(torch.cat(written), minlength=384).topk(count).indices.tolist()
+
+
+def assemble(folder: Path, values: Mapping[str, Any], verifier: Path, *, tokens: list[int] | None = None) -> Path:
+    """Write a checkpoint of a random draft with the stage's own functions, in this process."""
+    from specc.export.checkpoint import write_weights, write_words
+
+    (folder / "output").mkdir(parents=True)
+    draft = write_draft(folder / "draft", values)
+    vocabulary = write_vocabulary(folder / "vocabulary", values, tokens)
+    weights = folder / "output" / "model.safetensors"
+    write_weights(values, weights, draft=draft, verifier=verifier, vocabulary=vocabulary)
+    write_words(values, folder / "output")
+    return folder / "output"
+
+
+def build_checkpoint(
+    folder: Path, values: Mapping[str, Any], verifier: Path, *, seed: int = 0, tokens: list[int] | None = None
+) -> Path:
     """Run the stage `checkpoint` for a random draft and return the checkpoint's folder."""
-    draft = write_draft(folder / "draft", values, seed=options.pop("seed", 0))
-    vocabulary = write_vocabulary(folder / "vocabulary", values, **options)
+    draft = write_draft(folder / "draft", values, seed=seed)
+    vocabulary = write_vocabulary(folder / "vocabulary", values, tokens)
     inputs = {"draft": draft, "verifier": verifier, "vocabulary": vocabulary}
     params = {key: value for key, value in values.items() if key != "evaluate"}
     code, events = run_stage("export", "checkpoint", params, folder, inputs=inputs)

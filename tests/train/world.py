@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+
 from specc.core.contracts import Input, StageJob, load_event
 from specc.core.files import digest_of, directory_digest, entries, pretty, sha256_file
 
@@ -126,7 +127,12 @@ class World:
         )
 
     def job(
-        self, name: str, *, draft: dict[str, Any] | None = None, train: dict[str, Any] | None = None, save_every: int = 0
+        self,
+        name: str,
+        *,
+        draft: dict[str, Any] | None = None,
+        train: dict[str, Any] | None = None,
+        save_every: int = 0,
     ) -> Path:
         """Write a job with changes to `DRAFT` and `TRAIN`, its output and work under `name`; return its path."""
         params = {
@@ -150,20 +156,24 @@ class World:
         return path
 
 
-def start(job: Path) -> subprocess.Popen[str]:
-    """Start the stage as the compiler does: a process, events on its standard output, a log on its standard error."""
+def environment(home: Path) -> dict[str, str]:
+    """What the compiler gives a training stage, on one thread."""
     with socket.socket() as port:
         port.bind(("127.0.0.1", 0))
         number = port.getsockname()[1]
-    environment = {
-        "PATH": "/usr/bin:/bin", "HOME": str(job.parent), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RANK": "0",
+    return {
+        "PATH": "/usr/bin:/bin", "HOME": str(home), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RANK": "0",
         "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(number),
         "PYTHONHASHSEED": "0",
     }  # fmt: skip
+
+
+def start(job: Path) -> subprocess.Popen[str]:
+    """Start the stage as the compiler does: events on its standard output, a log on its standard error."""
     with (job.parent / "log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "specc.train", str(job)], stdout=subprocess.PIPE, stderr=log, text=True,
-            env=environment, cwd=job.parent / "work",
+            env=environment(job.parent), cwd=job.parent / "work",
         )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from specc.core.errors import Exit, SpeccError
 CHUNK: Final = 1 << 20
 MAX_HEADER: Final = 100_000_000
 """Bytes a safetensors header may have, the format's own limit."""
+MAX_NUMBER: Final = 1 << 63
+MAX_DIMENSIONS: Final = 32
 DTYPE_BITS: Final[Mapping[str, int]] = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
@@ -88,8 +90,7 @@ def walk(folder: Path) -> Iterator[Path]:
 def entries(folder: Path) -> list[FileEntry]:
     """Return the files of `folder` with sizes and hashes, sorted by posix path."""
     found = [
-        FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_file(path))
-        for path in walk(folder)
+        FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_file(path)) for path in walk(folder)
     ]
     return sorted(found, key=lambda entry: entry.path)
 
@@ -146,7 +147,8 @@ def _tensor(name: str, item: Any, path: Path) -> TensorHeader:
     try:
         dtype, shape, (start, end) = item["dtype"], item["shape"], item["data_offsets"]
         numbers = [*shape, start, end]
-        good = dtype in DTYPE_BITS and all(type(n) is int and n >= 0 for n in numbers)
+        good = dtype in DTYPE_BITS and all(type(n) is int and 0 <= n < MAX_NUMBER for n in numbers)
+        good = good and len(shape) <= MAX_DIMENSIONS
     except (TypeError, KeyError, ValueError) as error:
         raise _malformed(f"the entry of tensor `{name[:80]}` cannot be read", path) from error
     if not good:
@@ -192,8 +194,10 @@ def atomic(path: Path, folder: Path | None = None) -> Generator[Path]:
 
     It lies in `folder`, on the same file system, or else beside `path`; what a kill leaves, it leaves there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder or path.parent)
+    folder = folder or path.parent
+    for place in (path.parent, folder):
+        place.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -223,9 +227,10 @@ def sync(path: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder and what is in it, sealed or not; a folder that is not there is fine."""
-    for folder, _, _ in os.walk(path):  # top down, so that a folder can be entered once it was made writable
-        Path(folder).chmod(0o700)
-    shutil.rmtree(path, ignore_errors=not path.exists())
+    for folder, _, _ in os.walk(path):
+        Path(folder).chmod(0o700)  # names are removed from a folder, so it is the folder that must be writable
+    if path.exists():
+        shutil.rmtree(path)
 
 
 def storage_error(error: OSError, folder: Path) -> SpeccError:

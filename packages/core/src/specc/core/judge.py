@@ -41,7 +41,7 @@ def judge(compiled: Compiled, done: Mapping[str, Decision]) -> list[Verdict]:
     if not asked or decision is None or decision.digest is None:
         return []
     found = json.loads((compiled.store.path(decision.digest) / "evaluation.json").read_text())
-    return [_JUDGES[name](value, found) for name, value in asked.items() if value is not None]
+    return [_JUDGES[name](value, found) for name, value in asked.items() if value]
 
 
 def _length(asked: str, found: Mapping[str, Any]) -> Verdict:
@@ -57,7 +57,7 @@ def _lossless(asked: bool, found: Mapping[str, Any]) -> Verdict:
     exact = found["lossless"]["fp32"]
     identical = exact["identical"] == exact["prompts"]
     counted = f"{exact['identical']} of {exact['prompts']} greedy outputs identical in fp32"
-    return Verdict(name="lossless", asked=str(asked).lower(), found=counted, met=identical or not asked)
+    return Verdict(name="lossless", asked=str(asked).lower(), found=counted, met=identical)
 
 
 _JUDGES: Final = {"mean_acceptance_length": _length, "lossless": _lossless}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from specc.core.contracts import Event, Failure, Note, Progress, StageJob, StageResult, dump_event
 from specc.core.errors import Exit, SpeccError
-from specc.core.files import atomic, digest_of, link_or_copy, sha256_file, write_atomic
+from specc.core.files import atomic, digest_of, link_or_copy, sha256_file, storage_error, write_atomic
 
 PR_SET_PDEATHSIG: Final = 1
 StageFunction = Callable[["Stage"], None]
@@ -68,7 +69,7 @@ class Stage:
         found = seal.is_file() and stored.is_file() and seal.read_text() == sha256_file(stored)
         if not found:
             seal.unlink(missing_ok=True)
-            with atomic(stored) as temporary:
+            with atomic(stored, self.work) as temporary:  # a kill leaves the half of a shard where it is cleared
                 write(temporary)
             write_atomic(seal, sha256_file(stored))
         link_or_copy(stored, self.output / name)
@@ -98,6 +99,8 @@ def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> i
         job = StageJob.load(Path(arguments[0]))
         stage = Stage(job, emit)
         started = time.monotonic()
+        if job.stage not in stages:
+            raise SpeccError(f"this package has no stage `{job.stage}`", code=Exit.STAGE)  # noqa: TRY301
         stages[job.stage](stage)
         stage.record["seconds"] = round(time.monotonic() - started, 3)
         emit(StageResult(record=stage.record))
@@ -106,16 +109,24 @@ def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> i
                      code=error.code))  # fmt: skip
         return error.code
     except MemoryError:
-        emit(
-            Failure(message="the stage ran out of memory", hint="give it less per batch, or a larger machine")
-        )
+        emit(Failure(message="the stage ran out of memory", hint="give it less per batch, or a larger machine"))
+        return Exit.STAGE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _raised(error, emit)
+        full = storage_error(error, Path(arguments[0]).parent)
+        emit(Failure(message=full.message, where=str(full.where), hint=full.hint))
         return Exit.STAGE
     except Exception as error:  # noqa: BLE001 - an engine may raise anything; the log keeps the traceback
-        traceback.print_exc()
-        emit(Failure(message=f"the engine raised {type(error).__name__}: {str(error).splitlines()[0][:300]}"
-                             if str(error) else f"the engine raised {type(error).__name__}"))  # fmt: skip
-        return Exit.STAGE
+        return _raised(error, emit)
     return Exit.OK
+
+
+def _raised(error: Exception, emit: Callable[[Event], None]) -> int:
+    traceback.print_exception(error)
+    first = next(iter(str(error).splitlines()), "")
+    emit(Failure(message=f"the engine raised {type(error).__name__}" + (f": {first[:300]}" if first else "")))
+    return Exit.STAGE
 
 
 def _die_with_parent() -> None:

@@ -12,10 +12,10 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from specc.datagen.template import ChatTemplate, render, render_with_spans
 
 from specc.core.errors import SpeccError
 from specc.datagen.rows import Message
+from specc.datagen.template import ChatTemplate, render, render_with_spans
 
 Reason = Literal["no_answer", "template_refused", "unstable_prefix", "empty_mask", "too_long"]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
@@ -50,13 +50,13 @@ class Masker:
     """Renders conversations with one chat template and marks what the assistant wrote.
 
     `specials` are the texts of the tokenizer's special tokens and of all tokens that end the verifier's turn;
-    `date` is the day that the template may print.
+    `date` is the day that the template may print. `tails` remembers what the template writes behind an answer.
     """
 
     template: ChatTemplate
     specials: Sequence[str]
     date: str
-    _tails: dict[tuple[str, ...], str] = field(default_factory=dict[tuple[str, ...], str])
+    tails: dict[tuple[str, ...], str] = field(default_factory=dict[tuple[str, ...], str])
 
     def mark(self, messages: Sequence[Message]) -> Marked:
         r"""Return a conversation's text and trained spans; raises `LeftOutError`.
@@ -126,13 +126,13 @@ class Masker:
         that the template trims, or that has special tokens' names in it, misleads nobody.
         """
         roles = tuple(message["role"] for message in messages)
-        tail = self._tails.get(roles)
+        tail = self.tails.get(roles)
         if tail is None:
             stand_in: Message = {"role": "assistant", "content": SENTINEL}
             before, found, tail = self._render([*messages[:-1], stand_in]).rpartition(SENTINEL)
             if not found or not before:
                 raise LeftOutError("unstable_prefix", "the template does not show the assistant's content")
-            self._tails[roles] = tail
+            self.tails[roles] = tail
         if not own.endswith(tail):
             raise LeftOutError("unstable_prefix", "the template ends this answer otherwise than another")
         return len(own) - len(tail)

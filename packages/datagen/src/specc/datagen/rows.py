@@ -17,11 +17,12 @@ from specc.core.files import sha256_file
 
 
 class Message(TypedDict):
-    """One turn. `finish` stands in answers of the verifier: `length` if `max_tokens` cut it off."""
+    """One turn. `finish` and `tokens` stand in answers of the verifier: `length` if `max_tokens` cut it off."""
 
     role: Literal["system", "user", "assistant"]
     content: str
     finish: NotRequired[Literal["stop", "length"]]
+    tokens: NotRequired[int]
 
 
 class Row(TypedDict):

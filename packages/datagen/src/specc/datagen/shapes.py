@@ -5,7 +5,7 @@
 | `messages`: `[{"role", "content"}]` | OpenAI, TRL |
 | `conversations`: `[{"from", "value"}]` | ShareGPT |
 | `prompt` with `completion` or `response`, strings or lists of messages | TRL, model cards |
-| `instruction`, `input`, `output`, `system` | Alpaca |
+| `instruction`, `input`, `output`, `system` | Alpaca; Dolly says `context` and `response` |
 | `prompt`, `text` or `question` alone | lists of prompts: one user turn |
 """
 
@@ -108,11 +108,12 @@ def _conversations(row: Mapping[str, Any]) -> list[Message]:
 
 def _alpaca(row: Mapping[str, Any]) -> list[Message]:
     asked = _text(row["instruction"], "instruction")
-    extra = row.get("input")
-    if isinstance(extra, str) and extra.strip():
-        asked = f"{asked}\n\n{extra}"
-    elif extra is not None and not isinstance(extra, str):
-        raise ShapeError(f"the content of `input` is {_kind(extra)} and no text")
+    for key in ("input", "context"):
+        extra = row.get(key)
+        if isinstance(extra, str) and extra.strip():
+            asked = f"{asked}\n\n{extra}"
+        elif extra is not None and not isinstance(extra, str):
+            raise ShapeError(f"the content of `{key}` is {_kind(extra)} and no text")
     return [*_system(row), {"role": "user", "content": asked}, *_answer(row, "output", "response")]
 
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from specc.datagen.template import ChatTemplate
 from tokenizers import Tokenizer, processors
 
 from specc.core.errors import Exit, SpeccError
@@ -25,6 +24,7 @@ from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
 from specc.datagen.masks import REASONS, LeftOutError, Marked, Masker, cut_at, token_mask
 from specc.datagen.rows import Row, read_rows, read_shards, shard_info, shard_name
+from specc.datagen.template import ChatTemplate
 
 COUNTS: Final = ("cut", "context_turns", *REASONS)
 """What the tensor `counts` `[7]` of a shard counts: so that a shard taken over from another build still knows."""
@@ -66,6 +66,7 @@ class Encoder:
             counts[error.reason] += 1
             refused.append(f"{row['source']}:{row['line']}: {error.detail}")
 
+        self.masker.tails.clear()  # a shard's bytes must not depend on which shards this process made before it
         marked = list[tuple[Row, Marked]]()
         for row in rows:
             try:

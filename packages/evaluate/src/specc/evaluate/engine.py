@@ -7,7 +7,6 @@ anew, and give their memory back.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +109,8 @@ def answer(
     `length` is the positions of a sequence, `device` is `cpu` or `cuda`; `done` is called for each answer.
     Raises `SpeccError` if vLLM cannot load the verifier with the speculator, or not take a first step with it.
     """
+    from vllm.distributed import cleanup_dist_env_and_memory
+
     try:
         llm = _start(verifier, dtype=dtype, length=length, device=device, speculator=speculator)
         _generate(llm, prompts[:1], 2)  # the rest of the start-up hides in the first call
@@ -128,7 +129,7 @@ def answer(
     counts = counters(llm).minus(before)
     llm.llm_engine.engine_core.shutdown()
     del llm
-    free()
+    cleanup_dist_env_and_memory()  # it also collects the cycles that keep the weights alive
     return Run(answers=tuple(answers), seconds=seconds, counts=counts)
 
 
@@ -158,10 +159,13 @@ def _generate(
 ) -> list[tuple[int, ...]]:
     """Queue all prompts, then step the engine until each has its answer; return them in the prompts' order."""
     from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
+    last = RequestOutputKind.FINAL_ONLY
     # No log-probabilities: vLLM ranks them in a function that inductor compiles, for longer than the prompts take.
-    params = SamplingParams(temperature=0, max_tokens=max_tokens, detokenize=False)
-    names = llm.enqueue([{"prompt_token_ids": list(row)} for row in prompts], params, use_tqdm=False)
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, detokenize=False, output_kind=last)
+    for index, row in enumerate(prompts):
+        llm.llm_engine.add_request(str(index), {"prompt_token_ids": list(row)}, params)
     answers: dict[str, tuple[int, ...]] = {}
     while llm.llm_engine.has_unfinished_requests():
         for output in llm.llm_engine.step():
@@ -169,7 +173,7 @@ def _generate(
                 answers[output.request_id] = tuple(output.outputs[0].token_ids)
                 if done:
                     done()
-    return [answers[name] for name in names]
+    return [answers[str(index)] for index in range(len(prompts))]
 
 
 def counters(llm: Any) -> Counts:
@@ -185,11 +189,3 @@ def counters(llm: Any) -> Counts:
         accepted=int(found.get("accepted_tokens", 0)),
         per_position=tuple(int(count) for count in found.get("accepted_tokens_per_pos") or ()),
     )
-
-
-def free() -> None:
-    """Take down the process groups and whatever memory an engine left."""
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    gc.collect()
-    cleanup_dist_env_and_memory()

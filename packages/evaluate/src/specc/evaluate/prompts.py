@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date as Date
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -94,7 +94,7 @@ def render(prompts: Iterable[Prompt], verifier: Path, date: str) -> list[list[in
     if not tokenizer.chat_template:
         raise SpeccError("the verifier has no chat template", where=str(verifier),
                          hint="use a verifier with `chat_template.jinja`, such as an instruct model")  # fmt: skip
-    today = Date.fromisoformat(date)
+    today = datetime.fromisoformat(date)
     rendered: list[list[int]] = []
     for prompt in prompts:
         try:

@@ -33,17 +33,27 @@ def read_speculator(folder: Path) -> tuple[dict[str, Any], list[TensorHeader]]:
         raise SpeccError("a top-level `model_type` makes vLLM take a speculator for a plain model", where=str(path),
                          hint="take it out; the decoder's own stands in `transformer_layer_config`")  # fmt: skip
     kind = speculator_format(config["speculators_model_type"], str(path))
+    if str(config.get("dtype")) not in DTYPES:
+        raise _malformed(": `dtype`", path)
     try:
         config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
         config["speculators_config"]["verifier"]["name_or_path"]
-        DTYPES[config["dtype"]]
         layout = algorithm(kind.algorithm).layout(kind.draft(config), config["transformer_layer_config"])
-    except (KeyError, IndexError, TypeError) as error:
-        raise SpeccError(f"a field of the speculators format is missing or malformed: {error}", where=str(path),
-                         hint="write the speculator again with its own library") from error  # fmt: skip
+    except KeyError as error:
+        raise _malformed(f": `{error.args[0]}`", path) from error
+    except (IndexError, TypeError) as error:
+        raise _malformed("", path) from error
     headers = tensor_headers(weights)
     require(layout, headers, config["dtype"], where=str(weights))
     return config, headers
+
+
+def _malformed(what: str, path: Path) -> SpeccError:
+    return SpeccError(
+        f"a field of the speculators format is missing or malformed{what}",
+        where=str(path),
+        hint="write the speculator again with its own library",
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

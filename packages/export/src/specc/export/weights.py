@@ -52,7 +52,8 @@ def gather(params: Tree, draft: Path, verifier: Path, vocabulary: Path | None) -
         d2t, t2d = vocabulary_map(vocabulary / "vocabulary.safetensors", embedding.shape[0])
         tensors |= {"d2t": d2t, "t2d": t2d}
         head = head[torch.arange(d2t.shape[0]) + d2t]  # [draft vocabulary, hidden]
-    tensors |= {"embed_tokens.weight": embedding.to(dtype), "lm_head.weight": head.to(dtype)}
+    # A tied head is a tensor of its own here: the format has no sharing.
+    tensors |= {"embed_tokens.weight": embedding.to(dtype), "lm_head.weight": head.to(dtype, copy=True)}
     return {name: tensors[name].contiguous() for name in sorted(tensors)}
 
 

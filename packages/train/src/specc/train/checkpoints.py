@@ -76,10 +76,6 @@ class Checkpoints:
             return progress, tensors
         return None
 
-    def clear(self) -> None:
-        """Forget all checkpoints."""
-        shutil.rmtree(self.folder)
-
     def _found(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 

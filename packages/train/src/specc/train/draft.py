@@ -41,7 +41,7 @@ def train_draft(stage: Stage) -> None:
     served is a walk over drafts, and the loss averages over places where no draft starts.
     """
     draft, train, config = stage.params["draft"], stage.params["train"], stage.params["verifier"]["config"]
-    check_losses(train["loss"])
+    losses = check_losses(train["loss"])
     set_determinism(int(stage.facets["threads"]))
     clock = Clock()
 
@@ -53,7 +53,7 @@ def train_draft(stage: Stage) -> None:
         plan = Plan(corpus, train, shuffle=stage.params["data"]["shuffle"])
         _say(stage, corpus)
         fixed = epoch_batches(corpus.validation, train["batch_tokens"], seed=0, epoch=0, shuffle=False)
-        validate = Validation(corpus, fixed, frozen, train["loss"])
+        validate = Validation(corpus, fixed, frozen, losses)
 
     def model(weights: Mapping[str, Tensor]) -> Eagle3:
         return build(draft, config, weights, embed_tokens=frozen.embed_tokens, head=frozen.head, d2t=d2t)
@@ -76,7 +76,7 @@ def train_draft(stage: Stage) -> None:
             batch = corpus.batch(documents, draft["ttt"]["steps"], frozen)
         with clock("step"):
             rate = learning_rate(progress.step, plan.total, train["optimizer"]["learning_rate"], train["schedule"])
-            loss = engine.step(rate, batch.rows, batch.targets, train["loss"])
+            loss = engine.step(rate, batch.rows, batch.targets, losses)
         if not math.isfinite(loss):
             raise SpeccError(f"the loss is {loss} at step {progress.step}", code=Exit.STAGE,
                              hint="lower `train.optimizer.learning_rate`, or set `train.precision: fp32`")  # fmt: skip
@@ -118,7 +118,6 @@ def train_draft(stage: Stage) -> None:
         stage.record["tokens_per_second"] = round(positions / (clock.seconds["step"] + clock.seconds["data"]), 1)
     stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}
     stage.record["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    checkpoints.clear()
 
 
 class Plan:
@@ -133,6 +132,8 @@ class Plan:
         self.tokens = sum(document.tokens for document in corpus.training)
         self.epochs, self.total = 0, 0
         wanted_epochs, wanted_steps = train["epochs"], train["steps"]
+        if wanted_epochs is None and wanted_steps is None:
+            raise SpeccError("training has no end", hint="set `train.epochs` or `train.steps`", code=Exit.INPUT)
         while (wanted_epochs is None or self.epochs < wanted_epochs) and (
             wanted_steps is None or self.total < wanted_steps
         ):

@@ -49,12 +49,13 @@ class Head:
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
-def check_losses(weights: Mapping[str, float]) -> None:
-    """Refuse a loss that is not in the table."""
+def check_losses(weights: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the losses that have a weight; raises `SpeccError` for one that is not in the table."""
     for name in weights:
         if name not in LOSSES:
             known = ", ".join(f"`{loss}`" for loss in LOSSES)
             raise SpeccError(f"no loss `{name}`", hint=f"`train.loss` takes {known}", code=Exit.INPUT)
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 def log_softmax(logits: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from importlib.metadata import version
 from typing import Any, Final
 
 import click
@@ -47,7 +46,7 @@ class Commands(click.Group):
 @click.command(
     cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(version("specc"), prog_name="specc")
+@click.version_option(package_name="specc", prog_name="specc")
 def group() -> None:
     """Compile a declarative spec into a speculator that vLLM drafts with."""
 

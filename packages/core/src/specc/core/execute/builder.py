@@ -40,10 +40,10 @@ def build(
     for stage in wanted:
         decision = decide_stage(plan, stage, done, store)
         if decision.action != "hit":
-            manifest = _run(plan, stage, decision, done, store, files, reporter)
+            manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter)
             decision = replace(decision, digest=manifest.digest)
         done[stage.name] = decision
-        store.note_last(plan.name, stage.name, store.manifest(decision.digest or ""))
+        store.note_last(plan.name, stage.name, store.manifest(decision.digest or "", decision.key))
     if "checkpoint" in done and (digest := done["checkpoint"].digest):
         store.name_ref(plan.name, digest)
     return done
@@ -90,15 +90,15 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
 
 def _run(
     plan: Plan,
-    stage: PlannedStage,
     decision: Decision,
     done: Mapping[str, Decision],
+    *,
     store: Store,
     files: Mapping[str, Path],
     reporter: Reporter,
 ) -> Manifest:
     """Run one stage whose inputs are all there."""
-    key = decision.key
+    stage, key = decision.stage, decision.key
     if key is None:  # every input was built or found before its user's turn came
         raise AssertionError(stage.name)
     row = stage.row

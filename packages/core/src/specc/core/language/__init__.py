@@ -3,5 +3,7 @@
 from specc.core.language.check import Checked, check, rules_with_facts
 from specc.core.language.document import Document
 from specc.core.language.explanations import EXPLANATIONS
+from specc.core.language.models import Spec
+from specc.core.language.schema import build_schema
 
-__all__ = ["EXPLANATIONS", "Checked", "Document", "check", "rules_with_facts"]
+__all__ = ["EXPLANATIONS", "Checked", "Document", "Spec", "build_schema", "check", "rules_with_facts"]

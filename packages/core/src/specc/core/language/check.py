@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from specc.core.errors import Position, SpeccError, SpeccErrors
-from specc.core.language.document import Document
+from specc.core.language.document import Document, KeyPath
 from specc.core.language.rules import Rules, check_paths
 
 if TYPE_CHECKING:
@@ -66,13 +66,14 @@ def schema_errors(document: Document) -> list[SpeccError]:
 
 
 def in_order(errors: list[SpeccError]) -> SpeccErrors:
-    """Return errors as one, in the order of the file."""
+    """Return errors as one, in the order of the file, each once (a union and its member say the same)."""
 
     def place(error: SpeccError) -> tuple[int, int]:
         where = error.where
         return (where.line, where.column) if isinstance(where, Position) else (0, 0)
 
-    return SpeccErrors(sorted(errors, key=place))
+    once = {(str(error.where), error.message): error for error in errors}
+    return SpeccErrors(sorted(once.values(), key=place))
 
 
 def _spec(document: Document) -> Spec:
@@ -82,12 +83,18 @@ def _spec(document: Document) -> Spec:
 
     try:
         return Spec.model_validate(_whole(document.data))
-    except ValidationError as error:  # the schema should have said it better
-        found = [
-            document.error(item["msg"][:1].lower() + item["msg"][1:], tuple(item["loc"]), id="E0102")
-            for item in error.errors(include_url=False)
-        ]
+    except ValidationError as error:  # where a model is stricter than JSON Schema can say
+        from specc.core.language.diagnose import Diagnosis
+        from specc.core.language.schema import published_schema
+
+        diagnosis = Diagnosis(document, published_schema())
+        found = [diagnosis.wrong(_place(item["loc"]), item["input"]) for item in error.errors(include_url=False)]
         raise in_order(found) from error
+
+
+def _place(loc: KeyPath) -> KeyPath:
+    """Return pydantic's path without the name of the union's member that it puts after `draft`."""
+    return (loc[0], *loc[2:]) if loc[:1] == ("draft",) else loc
 
 
 def _whole(data: Any) -> Any:

@@ -274,7 +274,7 @@ class Spec(Section):
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$",
-            json_schema_extra=described("letters, digits, `.`, `_` and `-`, at most 96 of them"),
+            json_schema_extra=described("a name of at most 96 letters, digits, `.`, `_` and `-`"),
         ),
     ]
     """Name of the speculator, as in its model card and in the store."""

@@ -70,6 +70,7 @@ class _Open:
     node: Node
     anchor: str | None
     key: tuple[str, Span] | None = None
+    merging: bool = False
     merges: list[tuple[Span, Node]] = field(default_factory=list[tuple[Span, Node]])
 
 
@@ -119,7 +120,7 @@ class Reader:
         self._check_tag(event)
         if self._wants_key():
             key_span = span if value or not plain else Span(span.line, span.column, 1)
-            self._key(value, key_span)
+            self._key(value, key_span, merging=plain and value == "<<")
             return
         resolved = self._resolve(value, event) if plain else value
         visible = None if plain and not value else span
@@ -187,19 +188,20 @@ class Reader:
         elif opened.key is not None and opened.node.fields is not None:
             name, span = opened.key
             opened.key = None
-            if name == "<<":
+            if opened.merging:
                 opened.merges.append((span, node))
             else:
                 opened.node.fields[name] = (span, node)
 
-    def _key(self, name: str, span: Span) -> None:
+    def _key(self, name: str, span: Span, *, merging: bool) -> None:
         opened = self.open[-1]
         fields = opened.node.fields or {}
-        earlier = opened.merges[0][0] if name == "<<" and opened.merges else fields[name][0] if name in fields else None
-        if earlier is not None:
+        same = opened.merges[0] if merging and opened.merges else None if merging else fields.get(name)
+        if same is not None:
+            earlier = same[0]
             raise self.source.error(f"`{printable(name)}` stands twice in one mapping", span, id="E0003",
                                     note=f"it stands on line {earlier.line + 1} too")  # fmt: skip
-        opened.key = (name, span)
+        opened.key, opened.merging = (name, span), merging
 
     def _merge(self, opened: _Open, fields: dict[str, tuple[Span, Node]]) -> None:
         """Apply `<<`: what the mapping says itself wins, then the earlier of several merged mappings."""

@@ -56,8 +56,8 @@ class Rules:
             yield self._error("E0201", "`train.epochs` and `train.steps` exclude each other", "train.steps",
                               hint="remove one of them")  # fmt: skip
         if train["epochs"] is None and train["steps"] is None:
-            yield self._error("E0202", "neither `train.epochs` nor `train.steps` says how long to train", "train.epochs",
-                              hint="add `epochs: 3`, or remove the line")  # fmt: skip
+            yield self._error("E0202", "neither `train.epochs` nor `train.steps` says how long to train",
+                              "train.epochs", hint="add `epochs: 3`, or remove the line")  # fmt: skip
         if length is not None and train["batch_tokens"] < length:
             yield self._error(
                 "E0203",
@@ -85,9 +85,9 @@ class Rules:
                               hint="add `norm_before_fc: false`, or remove `fc_norm`")  # fmt: skip
         most = self.algorithm.max_speculative_tokens(draft)
         if asked is not None and asked > most:
-            yield self._error("E0205", f"this draft can be asked for at most {most} tokens at a time, and"
-                              f" `export.speculative_tokens` is {asked}", "export.speculative_tokens",
-                              hint=f"use `speculative_tokens: {most}` or fewer, or train the draft for more")  # fmt: skip
+            yield self._error("E0205", f"`export.speculative_tokens` is {asked}, and this draft can be asked for at"
+                              f" most {most}", "export.speculative_tokens",
+                              hint=f"use `speculative_tokens: {most}` or fewer, or train for more steps")  # fmt: skip
         layers = draft.get("hidden_state_layers")
         if layers is not None and layers != sorted(set(layers)):
             yield self._error("E0219", "the ids in `draft.hidden_state_layers` must rise", "draft.hidden_state_layers",
@@ -148,8 +148,8 @@ class Rules:
                               f"checks.{wanted[0]}",
                               hint="add `evaluate: {prompts: [{file: prompts/held-out.jsonl}]}`")  # fmt: skip
         if checks["lossless"] and evaluate is not None and evaluate["lossless_prompts"] == 0:
-            yield self._error("E0217", "`checks.lossless` needs prompts to compare, and `evaluate.lossless_prompts` is 0",
-                              "evaluate.lossless_prompts", hint="use `lossless_prompts: 4`")  # fmt: skip
+            yield self._error("E0217", "`checks.lossless` needs prompts to compare, and `evaluate.lossless_prompts`"
+                              " is 0", "evaluate.lossless_prompts", hint="use `lossless_prompts: 4`")  # fmt: skip
 
     def _layers(self, config: Values) -> Iterator[SpeccError]:
         draft, count, size = self.draft, config["num_hidden_layers"], config["vocab_size"]
@@ -167,8 +167,8 @@ class Rules:
                                   hint=f"add `hidden_state_layers` with {len(layers)} different ids from 0 to {count}"
                                   " to `draft`")  # fmt: skip
         if isinstance(draft["vocabulary"], int) and draft["vocabulary"] > size:
-            yield self._error("E0302", f"`draft.vocabulary` is {draft['vocabulary']}, and the verifier has {size} tokens",
-                              "draft.vocabulary", hint="`vocabulary: full` keeps them all")  # fmt: skip
+            yield self._error("E0302", f"`draft.vocabulary` is {draft['vocabulary']}, and the verifier has {size}"
+                              " tokens", "draft.vocabulary", hint="`vocabulary: full` keeps them all")  # fmt: skip
 
     def _lengths(self, config: Values) -> Iterator[SpeccError]:
         from specc.core.language.models import LONGEST_SEQUENCE
@@ -184,7 +184,7 @@ class Rules:
             if batch < derived:
                 yield self._error("E0304", f"`train.batch_tokens` is {batch}, less than the derived sequence length,"
                                   f" {derived}", "train.batch_tokens",
-                                  hint=f"add `sequence_length: {batch}` to `data`, or raise `batch_tokens`")  # fmt: skip
+                                  hint=f"add `data.sequence_length: {batch}`, or raise `batch_tokens`")  # fmt: skip
             if responses["from"] == "verifier" and responses["max_tokens"] >= derived:
                 yield self._error("E0305", f"`data.responses.max_tokens` is {responses['max_tokens']}"
                                   f"{self._default('data.responses.max_tokens')}, and the derived sequence length is"
@@ -192,7 +192,7 @@ class Rules:
                                   hint="leave room for the question: half of it, say")  # fmt: skip
         if evaluate is not None and evaluate["max_tokens"] >= context:
             yield self._error("E0306", f"`evaluate.max_tokens` is {evaluate['max_tokens']}"
-                              f"{self._default('evaluate.max_tokens')}, and the verifier's context has {context} tokens",
+                              f"{self._default('evaluate.max_tokens')}, and the verifier's context has {context}",
                               "evaluate.max_tokens", "evaluate", hint="leave room for the prompt")  # fmt: skip
 
 
@@ -207,6 +207,12 @@ def check_paths(document: Document, *, exist: bool) -> list[SpeccError]:
         for path, kind in _paths(document.data)
         if (error := _check_path(document, base, path, kind, exist=exist)) is not None
     ]
+
+
+def named_files(document: Document) -> list[str]:
+    """Return the files of data that a document names, each once."""
+    names = [_get(document.data, path) for path, kind in _paths(document.data) if kind == "file"]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def _check_path(document: Document, base: Path, path: KeyPath, kind: str, *, exist: bool) -> SpeccError | None:

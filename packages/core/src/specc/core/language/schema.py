@@ -74,7 +74,7 @@ def fields(schema: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Schem
 def _branches(schema: Mapping[str, Any]) -> list[Schema]:
     """Return the sub-schemas that describe the same value, or the items of the same list."""
     inner: list[Schema] = [item["then"] for item in schema.get("allOf", ()) if "then" in item]
-    inner += [item for item in schema.get("anyOf", ())]
+    inner += schema.get("anyOf", ())
     if "items" in schema:
         inner.append(schema["items"])
     return inner
@@ -92,7 +92,7 @@ def _clean(node: Any, definitions: Mapping[str, Schema]) -> Any:
         merged = {**definitions[reference.rsplit("/", 1)[1]], **merged}
     if "discriminator" in merged:
         return _tagged_union(merged, definitions)
-    if isinstance(merged.get("default", None), dict | None):
+    if isinstance(merged.get("default"), dict | None):
         merged.pop("default", None)  # a section's defaults are those of its fields; None means derived, or off
     if isinstance(merged.get("title"), str):
         del merged["title"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from yaml.error import MarkedYAMLError, YAMLError
@@ -29,6 +30,7 @@ _MESSAGES: Final = (
     ("expected key", "the indentation fits no mapping above", "indent the keys of one mapping alike"),
     ("block end", "the indentation fits no mapping above", "indent the keys of one mapping alike"),
 )  # fmt: skip
+_CROWDED: Final = re.compile(r"\s*(- )?[\w-]+:(?=[^\s:/])")  # `epochs:3` is one word, and the next line pays for it
 _QUOTED: Final = "put text that starts with it into quotes"
 
 
@@ -49,6 +51,9 @@ def explain_syntax(source: Source, error: YAMLError) -> SpeccError:
         if found == "\t":
             return source.error("a tab cannot indent YAML", span, hint="indent with spaces", id="E0002")
         return source.error(f"`{found}` cannot start a value", span, hint=_QUOTED, id="E0002")
+    above = source.lines[span.line - 1] if span.line else ""
+    if "mapping values" in problem and (crowded := _CROWDED.match(above)):
+        return source.error("a space is missing after the `:`", Span(span.line - 1, crowded.end() - 1, 1), id="E0002")
     for words, message, hint in _MESSAGES:
         if words in problem:
             if "never closed" in message:

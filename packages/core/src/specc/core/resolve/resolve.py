@@ -13,11 +13,10 @@ from specc.core.algorithms.base import Derived
 from specc.core.errors import SpeccError, SpeccErrors
 from specc.core.files import flatten
 from specc.core.language import Checked, rules_with_facts
+from specc.core.language.models import LONGEST_SEQUENCE
 from specc.core.resolve.verifier import Verifier, find
 
 LANGUAGE: Final = 1
-LONGEST_SEQUENCE: Final = 2048
-"""Tokens of a training sequence when the spec does not say and the verifier could take more."""
 INIT_FILES: Final = ("config.json", "model.safetensors")
 
 
@@ -79,7 +78,8 @@ def resolve(
             origins[path] = "the day of the first lock"
         else:
             origins[path] = f"default (language v{LANGUAGE})"
-            locked_value = _get(pinned, path)
+            kept = locked is not None and path not in locked["written"] and not _under(path, locked["written"])
+            locked_value = _get(pinned, path) if kept else _ABSENT
             _set(tree, path, value if locked_value is _ABSENT else locked_value)
     for path, item in _derived(tree).items():
         if _get(tree, path) in (None, "full"):

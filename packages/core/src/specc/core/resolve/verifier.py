@@ -9,7 +9,7 @@ from typing import Any
 
 from specc.core.errors import SpeccError
 from specc.core.files import sha256
-from specc.core.resolve import gguf, hub, huggingface, sources
+from specc.core.resolve import hub, huggingface, sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,8 @@ def _folder(located: sources.Located) -> dict[str, Any]:
 
 
 def _gguf(located: sources.Located) -> dict[str, Any]:
+    from specc.core.resolve import gguf
+
     (path,) = located.files.values()
     header = gguf.read_header(path)
     template = gguf.chat_template(header)

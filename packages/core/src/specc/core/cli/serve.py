@@ -1,0 +1,122 @@
+"""`specc serve`: the vLLM command that serves a speculator with its verifier."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from specc.core.cli.options import as_json, print_json
+from specc.core.contracts import Manifest
+from specc.core.errors import Exit, SpeccError
+from specc.core.execute.machine import detect_class
+from specc.core.store import Store
+
+PORT: Final = 8000
+HOST: Final = "127.0.0.1"
+"""Nobody else's machine can reach the server unless its owner changes this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A checkpoint in the store and the verifier it was made for, both by path."""
+
+    name: str
+    checkpoint: Manifest
+    speculator: Path
+    verifier: Path
+
+
+@click.command("serve", short_help="the command that serves a speculator in vLLM")
+@click.argument("target", metavar="ID|SPEC")
+@click.option("--dry-run", is_flag=True, help="Print the command and do not run it.")
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Port of the server.")
+@as_json
+def command(target: str, dry_run: bool, port: int, json: bool) -> int:
+    """Print the vLLM command for a checkpoint by (the start of) its ID, or for the last one of SPEC."""
+    served = find(target)
+    device, _ = detect_class()
+    words = vllm_command(served, device=device, port=port)
+    if not dry_run:
+        raise SpeccError(
+            "running the server is not in this release",
+            hint=f"`specc serve {shlex.quote(target)} --dry-run` prints the command to run",
+            code=Exit.USAGE,
+        )
+    if json:
+        print_json(
+            {
+                "name": served.name,
+                "command": words,
+                "speculator": str(served.speculator),
+                "verifier": str(served.verifier),
+                "url": f"http://{HOST}:{port}/v1",
+            }
+        )
+    else:
+        click.echo(shlex.join(words))
+    return Exit.OK
+
+
+def find(target: str) -> Served:
+    """Return the checkpoint that `target` means, a spec's file or the start of an id.
+
+    Raises `SpeccError` if it means none, or an artifact of another stage, or if the verifier's artifact is gone.
+    """
+    if target.endswith((".yaml", ".yml")) or Path(target).is_file():
+        from specc.core.language import check  # an id is served without the language
+
+        path = Path(target)
+        values = check(path).spec.values()
+        name, store = str(values["name"]), Store.locate(path, values["runtime"].get("store"))
+        checkpoint = store.last(name, "checkpoint")
+        if checkpoint is None:
+            raise SpeccError(f"`{name}` was never built here", where=str(store.root),
+                             hint=f"`specc build {target}` builds it")  # fmt: skip
+    else:
+        store = Store.locate(Path.cwd() / "spec.yaml")
+        checkpoint = store.manifest(store.resolve(target))
+        if checkpoint.stage != "checkpoint":
+            raise SpeccError(
+                f"`{target}` is an artifact of the stage `{checkpoint.stage}`, and a server needs a checkpoint",
+                hint="`specc status SPEC` lists a spec's artifacts",
+            )
+    return Served(
+        name=str(checkpoint.params["name"]),
+        checkpoint=checkpoint,
+        speculator=store.path(checkpoint.digest),
+        verifier=store.path(checkpoint.inputs["verifier"]),
+    )
+
+
+def vllm_command(served: Served, *, device: str, port: int) -> list[str]:
+    """Return the words of the command: an OpenAI server on this machine alone.
+
+    Both paths are given, since the speculator's own config names its verifier by a hub id or a logical name.
+    """
+    params = served.checkpoint.params
+    speculative: dict[str, Any] = {
+        "method": params["draft"]["algorithm"],
+        "model": str(served.speculator),
+        "num_speculative_tokens": params["export"]["speculative_tokens"],
+    }
+    # The CPU build has another distribution name, at which `vllm serve` stumbles; its module is the same server.
+    # Eager there: compiling takes minutes at the first start and gives a quarter more at best.
+    if device == "cuda":
+        start, device_flags = ["vllm", "serve", str(served.verifier)], []
+    else:
+        start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(served.verifier)]
+        device_flags = ["--enforce-eager"]
+    flags = {
+        "--served-model-name": served.name,
+        "--dtype": str(params["verifier"]["dtype"]),
+        "--speculative-config": jsonlib.dumps(speculative, sort_keys=True),
+        "--host": HOST,
+        "--port": str(port),
+    }
+    return [*start, *(word for flag in flags.items() for word in flag), *device_flags]

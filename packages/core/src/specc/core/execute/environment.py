@@ -1,0 +1,86 @@
+"""The environment of a stage, made from nothing: what a caller has set does not reach an engine."""
+
+from __future__ import annotations
+
+import os
+import site
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+FIXED: Final[Mapping[str, str]] = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its bits with a workspace of fixed size only
+    "DO_NOT_TRACK": "1",
+    "DS_ACCELERATOR": "cpu",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "LC_ALL": "C.UTF-8",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MKL_DYNAMIC": "FALSE",  # else MKL takes fewer threads where it counts fewer cores, and sums differ
+    "OMP_DYNAMIC": "FALSE",
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads are up to ten times slower when anything else runs
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+    "RANK": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TZ": "UTC",
+    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "WORLD_SIZE": "1",
+}
+ISA: Final[Mapping[str, tuple[str, str, str]]] = {
+    "amx": ("avx512", "AVX512_CORE_AMX", "AVX512"),
+    "avx512_bf16": ("avx512", "AVX512_CORE_BF16", "AVX512"),
+    "avx512": ("avx512", "AVX512_CORE", "AVX512"),
+    "avx2": ("avx2", "AVX2", "AVX2"),
+}
+"""Instruction set to `ATEN_CPU_CAPABILITY` (torch knows no more than `avx512`), `ONEDNN_MAX_CPU_ISA`, `MKL_CBWR`."""
+TO_REACH_A_HUB: Final = (
+    "HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
+
+
+def environment(facets: Mapping[str, Any], work: Path, port: int, *, hub: bool = False) -> dict[str, str]:
+    """Return a stage's whole environment.
+
+    `facets` are the parts of the numerics class that its key names; a stage that names no threads gets one. `work`
+    holds its home and its temporary files. `port` is free on 127.0.0.1. `hub` lets it reach a model hub.
+    """
+    caller = os.environ
+    threads = str(facets.get("threads", 1))
+    found = {
+        **FIXED,
+        "HF_HUB_OFFLINE": "0" if hub else "1",
+        "HOME": str(work / "home"),
+        "MASTER_PORT": str(port),
+        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        "PATH": caller.get("PATH", os.defpath),
+        "SPECC_PARENT": str(os.getpid()),
+        "TMPDIR": str(work / "tmp"),
+    }
+    if (isa := facets.get("isa")) in ISA:
+        found |= zip(("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"), ISA[isa], strict=True)
+    if facets.get("device") == "cuda":
+        found["DS_ACCELERATOR"] = "cuda"
+        found |= {name: caller[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in caller}
+    if hub:
+        found |= {name: caller[name] for name in TO_REACH_A_HUB if name in caller}
+    # Where specc is imported from, if that is not the interpreter's own site folder.
+    if paths := [
+        path for path in caller.get("PYTHONPATH", "").split(os.pathsep) if path and (Path(path) / "specc").is_dir()
+    ]:
+        found["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in paths)
+    if site.ENABLE_USER_SITE:  # the user's own site folder is found through HOME, which is not the user's here
+        found["PYTHONUSERBASE"] = site.getuserbase()
+    return found
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,222 @@
+"""The stage `hidden_states`: what the verifier computes at the layers that the draft reads, captured by vLLM.
+
+A shard's rows are given to vLLM at once, so that its batches are the same whichever run makes it. vLLM writes a
+file a request; each is put into its place in the shard and removed as soon as it is whole, so that neither memory
+nor the work folder ever holds a shard.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from specc.core.errors import Exit, SpeccError
+from specc.core.files import pretty, write_atomic
+from specc.core.stage import Stage
+from specc.datagen.engine import generate, start, stop
+from specc.datagen.rows import read_index, shard_info, shard_name
+
+PATIENCE: Final = 60.0
+"""Seconds that a request's file may take to be whole after its request is finished."""
+NAMES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+ALIGNMENT: Final = 64
+"""Bytes at a multiple of which the states begin, so that a reader may map them and have them aligned."""
+
+
+def hidden_states(stage: Stage) -> None:
+    """Write a shard of hidden states for each shard of tokens.
+
+    A shard holds `hidden_states` `[tokens, layers, hidden]` in the verifier's dtype, rows as in the tokens shard.
+    Layer id l is the input of decoder layer l, residual added; the last id, the number of layers, is the output
+    of the last layer before the final norm. Raises `SpeccError` if vLLM gives back anything else.
+    """
+    params, source, verifier = stage.params, stage.input("tokens"), stage.job.inputs["verifier"]
+    config, index = params["verifier"]["config"], read_index(source)
+    layers = [*params["draft"]["hidden_state_layers"], config["num_hidden_layers"]]
+    material = {
+        "layers": layers,
+        "sequence_length": params["data"]["sequence_length"],
+        "verifier": params["verifier"],
+        "verifier_digest": verifier.digest,
+    }
+    done, captured, seconds, shards = 0, 0, 0.0, list[dict[str, Any]]()
+    engine: Capture | None = None
+    try:
+        for number, shard in enumerate(index["shards"]):
+            name = shard_name(number, ".safetensors")
+
+            def write(path: Path, file: str = shard["file"], before: int = done) -> None:
+                nonlocal engine, captured, seconds
+                if engine is None:
+                    stage.progress(before, index["tokens"], "tokens", "starting vLLM")
+                    engine = Capture(Path(verifier.path), params, stage.facets, layers, stage.work / "captured")
+                tensors = load_file(source / file)
+                ids, offsets = tensors["input_ids"].tolist(), tensors["offsets"].tolist()
+                rows = [ids[start:end] for start, end in pairwise(offsets)]
+                began = time.monotonic()
+                place = states_file(path, (len(ids), len(layers), config["hidden_size"]), engine.dtype)
+                through = 0
+                for row, states in engine.run(rows):
+                    place[offsets[row] : offsets[row + 1]] = states
+                    through += len(states)
+                    stage.progress(before + through, index["tokens"], "tokens")
+                captured, seconds = captured + through, seconds + time.monotonic() - began
+
+            stage.unit({**material, "tokens": shard["sha256"]}, name, write)
+            info = shard_info(stage.output, name, shard["rows"])
+            shards.append({"file": info.file, "rows": info.rows, "tokens": shard["tokens"], "sha256": info.sha256,
+                           "tokens_sha256": shard["sha256"]})  # fmt: skip
+            done += shard["tokens"]
+            stage.progress(done, index["tokens"], "tokens")
+    finally:
+        if engine is not None:
+            engine.close()
+    about = {
+        "layers": layers,
+        "hidden_size": config["hidden_size"],
+        "dtype": params["verifier"]["dtype"],
+        "rows": index["rows"],
+        "tokens": index["tokens"],
+        "shards": shards,
+    }
+    write_atomic(stage.output / "index.json", pretty(about))
+    stage.record["tokens"] = captured
+    if captured:
+        stage.record["tokens_per_second"] = round(captured / seconds, 1)
+
+
+def states_file(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    """Write a safetensors file of one tensor `hidden_states` of zeros; return it, mapped, to be filled in place."""
+    size = shape[0] * shape[1] * shape[2] * dtype.itemsize
+    entry = {"hidden_states": {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [0, size]}}
+    header = json.dumps(entry, separators=(",", ":")).encode()
+    header += b" " * (-(8 + len(header)) % ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + size)
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    mapped = np.memmap(path, np.uint8, "r+", offset=8 + len(header))
+    return torch.from_numpy(mapped).view(dtype).reshape(shape)
+
+
+class Capture:
+    """A vLLM engine that computes prompts and hands out their hidden states."""
+
+    def __init__(
+        self, verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], layers: Sequence[int], folder: Path
+    ) -> None:
+        """Start vLLM with its hidden-states connector, which writes into `folder`, emptied first."""
+        shutil.rmtree(folder, ignore_errors=True)  # a killed run's leftovers
+        folder.mkdir(parents=True)
+        self.dtype: torch.dtype = getattr(torch, params["verifier"]["dtype"])
+        self._shape = (len(layers), params["verifier"]["config"]["hidden_size"])
+        stock = {"kv_connector": "ExampleHiddenStatesConnector"}
+        ours = {"kv_connector": "CpuHiddenStatesConnector", "kv_connector_module_path": "specc.datagen.connector"}
+        self._llm = start(
+            verifier,
+            params,
+            facets,
+            length=params["data"]["sequence_length"] + 1,
+            enable_chunked_prefill=False,  # a prompt in pieces would be computed in other batch shapes
+            speculative_config={
+                "method": "extract_hidden_states",
+                "num_speculative_tokens": 1,
+                "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": list(layers)}},
+            },
+            kv_transfer_config={
+                **(ours if facets.get("device", "cpu") == "cpu" else stock),
+                "kv_role": "kv_producer",
+                "kv_connector_extra_config": {"shared_storage_path": str(folder)},
+            },
+        )
+
+    def run(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
+        """Compute all rows of token ids; yield each one's number and states `[tokens, layers, hidden]`, in any order.
+
+        Raises `SpeccError` if the states are not those of the row, or not finite, or do not come.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        once = SamplingParams(temperature=0, max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        waiting: dict[int, Path] = {}
+
+        def whole() -> Iterator[tuple[int, Tensor]]:
+            for row in [row for row, path in waiting.items() if released(path)]:
+                yield row, self._read(waiting.pop(row), rows[row])
+
+        for row, output in generate(self._llm, rows, [once] * len(rows)):
+            waiting[row] = Path(output.kv_transfer_params["hidden_states_path"])
+            yield from whole()
+        # A finished request's states leave the cache in the step after it, an empty one at the end.
+        deadline = time.monotonic() + PATIENCE
+        while waiting:
+            self._llm.llm_engine.step()
+            yield from whole()
+            if waiting and time.monotonic() > deadline:
+                raise _wrong(f"no states for {len(waiting)} of {len(rows)} rows within {PATIENCE:.0f} s")
+            time.sleep(0.005)
+
+    def _read(self, path: Path, row: Sequence[int]) -> Tensor:
+        try:
+            found = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise _wrong(f"a file of states that is not whole ({error})") from error
+        states = found["hidden_states"]
+        if found["token_ids"].tolist() != list(row):
+            raise _wrong("the states of other tokens than it was given")
+        if states.shape != (len(row), *self._shape) or states.dtype != self.dtype:
+            raise _wrong(f"states {states.dtype} {list(states.shape)}, and {self.dtype} "
+                         f"{[len(row), *self._shape]} were expected")  # fmt: skip
+        if not torch.isfinite(states).all():
+            raise _wrong("states that are not finite")
+        path.unlink()
+        lock_of(path).unlink()
+        return states
+
+    def close(self) -> None:
+        """Stop the engine."""
+        stop(self._llm)
+
+
+def released(path: Path) -> bool:
+    """Tell whether vLLM is done with a request's file: it holds a lock beside it from the request's first step."""
+    try:
+        handle = os.open(lock_of(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock beside a file of states."""
+    return path.with_name(path.name + ".lock")
+
+
+def _wrong(what: str) -> SpeccError:
+    return SpeccError(
+        f"vLLM gave back {what}",
+        hint="look for a full disk in the stage's log, then run the build again: it goes on after the last shard",
+        code=Exit.STAGE,
+    )

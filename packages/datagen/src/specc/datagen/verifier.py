@@ -1,0 +1,112 @@
+"""The stage `verifier`: the large model's files, checked, as one plain Hugging Face folder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from specc.core.errors import Exit, SpeccError
+from specc.core.files import CHUNK, sha256_file, tensor_headers
+from specc.core.stage import Stage
+
+PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CODE: Final = (".py",)
+
+
+def verifier(stage: Stage) -> None:
+    """Copy a model folder's files byte by byte, fetch them from a hub, or write a GGUF file as such a folder.
+
+    Raises `SpeccError` if a file has another sha256 than the lock says, if its weights are pickled only, or if
+    a weight file's header does not describe it.
+    """
+    expected: Mapping[str, str] = stage.params["verifier"]["files"]
+    if stage.params["verifier"]["format"] == "gguf":
+        _dequantise(stage, expected)
+    else:
+        _take(stage, expected)
+    for path in sorted(stage.output.glob("*.safetensors")):
+        tensor_headers(path)
+
+
+def _take(stage: Stage, expected: Mapping[str, str]) -> None:
+    """Write those of the model's files that are data; neither code nor pickles leave their place."""
+    names = sorted(name for name in expected if not name.endswith((*PICKLED, *CODE)))
+    if not any(name.endswith(".safetensors") for name in names):
+        pickled = next((name for name in sorted(expected) if name.endswith(PICKLED)), None)
+        raise SpeccError(
+            f"the verifier's weights are pickled (`{pickled}`), and only safetensors are read"
+            if pickled
+            else "the verifier has no safetensors file",
+            hint="load it once with transformers in a place you trust and `save_pretrained(folder)`, then name the"
+            " folder",
+            code=Exit.STAGE,
+        )
+    for name in names:
+        if Path(name).name != name:
+            raise SpeccError(f"`{name}` is not the name of a file in the verifier's folder", code=Exit.STAGE)
+    hub: Mapping[str, str] | None = stage.job.context.get("hub")
+    for number, name in enumerate(names):
+        stage.progress(number, len(names), "files", name)
+        source = _download(stage, hub, name) if hub else stage.file(f"verifier/{name}")
+        _copy(source, stage.output / name, expected[name])
+        if hub:
+            source.unlink()
+    stage.progress(len(names), len(names), "files")
+
+
+def _copy(source: Path, target: Path, expected: str) -> None:
+    """Copy a file and check its sha256 on the way, so that it is read once."""
+    state = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(CHUNK):
+            state.update(chunk)
+            writer.write(chunk)
+    if state.hexdigest() != expected:
+        raise _changed(source.name)
+
+
+def _changed(name: str) -> SpeccError:
+    return SpeccError(
+        f"the verifier's file `{name}` is not the one that the lock names",
+        hint="`specc lock --upgrade verifier SPEC` pins it as it is now",
+        code=Exit.STAGE,
+    )
+
+
+def _download(stage: Stage, hub: Mapping[str, str], name: str) -> Path:
+    """Fetch a file at the pinned commit into the work folder; what a killed download left there is continued."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(hf_hub_download(hub["repo"], name, revision=hub["revision"], local_dir=stage.work / "hub"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SpeccError(
+            f"`{name}` of `{hub['repo']}` cannot be fetched: {first[:200]}",
+            hint="check the network and `HF_TOKEN`, or download the model and name its folder in `verifier.model`",
+            code=Exit.STAGE,
+        ) from error
+
+
+def _dequantise(stage: Stage, expected: Mapping[str, str]) -> None:
+    from specc.core.gguf import read_header
+    from specc.datagen.gguf_model import write_model
+    from specc.datagen.gguf_tokenizer import write_tokenizer
+
+    params = stage.params["verifier"]
+    ((name, pinned),) = expected.items()
+    source = stage.file(f"verifier/{name}")
+    if sha256_file(source) != pinned:
+        raise _changed(name)
+    header = read_header(source)
+    write_tokenizer(header, stage.output, params["config"])
+    size = sum(math.prod(tensor.shape) for tensor in header.tensors) / 1e6
+
+    def done(count: int) -> None:
+        stage.progress(count / 1e6, size, "M weights")
+
+    write_model(source, stage.output, header=header, config=params["config"], dtype=params["dtype"], done=done)

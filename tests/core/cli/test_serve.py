@@ -1,0 +1,125 @@
+"""`specc serve --dry-run`: the command for a checkpoint, by id and by spec."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from specc.core.cli import main
+from specc.core.contracts import Input, Manifest, StageJob
+from specc.core.store import Store
+
+SPEC = """\
+version: 1
+name: tiny-speculator
+verifier:
+  model: ./tiny
+draft:
+  algorithm: eagle3
+data:
+  sources:
+    - file: prompts.jsonl
+"""
+
+
+def seal(store: Store, stage: str, name: str, **inputs: str) -> Manifest:
+    """Put an artifact of one file into the store."""
+    key = (stage.encode().hex() * 8)[:64]
+    output = store.begin(stage, key)
+    (output / "config.json").write_text(f'"{stage}"\n')
+    params = {
+        "name": name,
+        "draft": {"algorithm": "eagle3"},
+        "export": {"speculative_tokens": 3},
+        "verifier": {"dtype": "bfloat16"},
+    }
+    job = StageJob(
+        stage=stage, version=1, key=key, params=params, facets={}, files={},
+        inputs={slot: Input(path=str(store.path(digest)), digest=digest) for slot, digest in inputs.items()},
+        output=str(output), work=str(store.work(stage, key)), units=str(store.units(stage)),
+    )  # fmt: skip
+    manifest = store.seal(job, name, output, {})
+    store.note_last(name, stage, manifest)
+    return manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SPECC_STORE", str(tmp_path / "a store"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    return Store(tmp_path / "a store")
+
+
+@pytest.fixture
+def checkpoint(store: Store) -> Manifest:
+    verifier = seal(store, "verifier", "tiny-speculator")
+    return seal(store, "checkpoint", "tiny-speculator", verifier=verifier.digest)
+
+
+@pytest.mark.parametrize("by", ["id", "spec"])
+def test_the_command_has_both_paths_and_is_quoted(
+    by: str, checkpoint: Manifest, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("specc.core.cli.serve.detect_class", lambda: ("cpu", "avx2"))
+    target = checkpoint.digest[:12] if by == "id" else "tiny.yaml"
+    assert main(["serve", target, "--dry-run", "--port", "8123"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    verifier, speculator = store.path(checkpoint.inputs["verifier"]), store.path(checkpoint.digest)
+    assert words[:5] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(verifier)]
+    flags = dict(zip(words[5:-1:2], words[6:-1:2], strict=True))
+    assert json.loads(flags.pop("--speculative-config")) == {
+        "method": "eagle3",
+        "model": str(speculator),
+        "num_speculative_tokens": 3,
+    }
+    assert flags == {
+        "--served-model-name": "tiny-speculator",
+        "--dtype": "bfloat16",
+        "--host": "127.0.0.1",
+        "--port": "8123",
+    }
+    assert words[-1] == "--enforce-eager"
+
+
+def test_a_gpu_is_served_by_vllm_serve(
+    checkpoint: Manifest, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("specc.core.cli.serve.detect_class", lambda: ("cuda", "cuda"))
+    assert main(["serve", "tiny.yaml", "--dry-run", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["command"][:3] == ["vllm", "serve", str(store.path(checkpoint.inputs["verifier"]))]
+    assert "--enforce-eager" not in said["command"]
+    assert said["url"] == "http://127.0.0.1:8000/v1"
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_running_the_server_is_refused_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "tiny.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "error: running the server is not in this release\n\n"
+        "hint: `specc serve tiny.yaml --dry-run` prints the command to run\n"
+    )
+
+
+def test_what_is_no_checkpoint_is_refused(
+    checkpoint: Manifest, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verifier = checkpoint.inputs["verifier"][:12]
+    assert main(["serve", verifier, "--dry-run"]) == 1
+    assert "is an artifact of the stage `verifier`, and a server needs a checkpoint" in capsys.readouterr().err
+    store.remove(checkpoint.inputs["verifier"])
+    assert main(["serve", "tiny.yaml", "--dry-run"]) == 1
+    assert f"no artifact `{verifier}` in the store" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("store")
+def test_a_spec_that_was_never_built_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "tiny.yaml", "--dry-run"]) == 1
+    assert "`tiny-speculator` was never built here" in capsys.readouterr().err
+    assert main(["serve", "nothing.yaml", "--dry-run"]) == 1
+    assert "nothing.yaml" in capsys.readouterr().err

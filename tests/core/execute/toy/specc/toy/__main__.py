@@ -1,0 +1,130 @@
+"""Stages that do what an engine may do, for tests of the executor: `python -m specc.toy JOB.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from specc.core.errors import Exit, SpeccError
+from specc.core.stage import Stage, run
+
+
+def write(stage: Stage) -> None:
+    """Write the files that the parameters hold."""
+    for name, text in stage.params["files"].items():
+        path = stage.output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        stage.progress(1, 1, "files", name)
+    stage.note("a sentence")
+    stage.record["rate"] = 2.5
+
+
+def slow(stage: Stage) -> None:
+    """Write shards, each of which takes a while, and say so in a file that tests watch."""
+    for index in range(stage.params["shards"]):
+
+        def make(path: Path, index: int = index) -> None:
+            with Path(stage.job.context["watch"]).open("a") as file:
+                file.write(f"{os.getpid()} {index}\n")
+            path.write_text(f"half of {index}")
+            time.sleep(stage.job.context["seconds"])
+            while (wait := stage.job.context.get("until")) and not Path(wait).exists():
+                time.sleep(0.01)
+            path.write_text(f"shard {index}\n")
+
+        stage.unit({"index": index}, f"shards/{index:05}.txt", make)
+        stage.progress(index + 1, stage.params["shards"], "shards")
+
+
+def environment(stage: Stage) -> None:
+    """Write the environment, and print on both streams, as engines do."""
+    print("engine chatter on standard output")
+    os.write(2, b"engine chatter on standard error\n")
+    (stage.output / "environment.json").write_text(json.dumps(dict(os.environ)))
+    (stage.output / "cwd").write_text(str(Path.cwd()))
+
+
+def fail(stage: Stage) -> None:
+    """Fail in words."""
+    raise SpeccError("row 3 has no messages", where="prompts.jsonl:3", hint="add one", code=Exit(stage.params["code"]))
+
+
+def crash(stage: Stage) -> None:
+    """Raise what no stage foresaw."""
+    raise ValueError("shapes differ\nand a second line")
+
+
+def full_disk(stage: Stage) -> None:
+    """Write to a device that is always full."""
+    with Path("/dev/full").open("w") as file:
+        file.write("x")
+
+
+def die(stage: Stage) -> None:
+    """Die of a signal."""
+    os.kill(os.getpid(), stage.params["signal"])
+
+
+def leave(stage: Stage) -> None:
+    """Leave without a word."""
+    os._exit(stage.params["code"])
+
+
+def link(stage: Stage) -> None:
+    """Put a symbolic link into the output."""
+    (stage.output / "link").symlink_to("/etc/hostname")
+
+
+def nothing(stage: Stage) -> None:
+    """Write nothing."""
+
+
+def random(stage: Stage) -> None:
+    """Write other bytes each time."""
+    (stage.output / "random").write_bytes(os.urandom(16))
+
+
+def orphan(stage: Stage) -> None:
+    """Leave a child that holds the event pipe and goes on writing into the output."""
+    path = stage.output / "file"
+    path.write_text("whole\n")
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(0.01)
+            (stage.output / f"late-{time.monotonic_ns()}").write_text("late")
+
+
+def stubborn(stage: Stage) -> None:
+    """Sleep through SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(stage.job.context["watch"]).write_text(f"{os.getpid()} 0\n")
+    time.sleep(60)
+
+
+STAGES = {
+    function.__name__: function
+    for function in (
+        write,
+        slow,
+        environment,
+        fail,
+        crash,
+        full_disk,
+        die,
+        leave,
+        link,
+        nothing,
+        random,
+        orphan,
+        stubborn,
+    )
+}
+
+if __name__ == "__main__":
+    print("printed before the stage took its streams", flush=True)
+    raise SystemExit(run(STAGES))

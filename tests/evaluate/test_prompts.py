@@ -1,0 +1,75 @@
+"""Reading held-out prompts: what is asked of the verifier, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drafts import source
+from specc.core.errors import SpeccError
+from specc.evaluate import read_prompts
+
+USER = {"role": "user", "content": "Why?"}
+ANSWER = {"role": "assistant", "content": "Because."}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def read(tmp_path: Path, *rows: object, rows_wanted: int | None = None, system: str | None = None) -> list[list[str]]:
+    """Return the roles and contents of each prompt read from `rows` (text is a line as it is)."""
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    entry = {**source(path, "p.jsonl"), "rows": rows_wanted}
+    found = read_prompts([entry], lambda _: path, system)
+    return [[f"{turn['role']}: {turn['content']}" for turn in prompt.messages] for prompt in found]
+
+
+def test_what_follows_the_last_user_turn_is_what_is_asked_for(tmp_path: Path) -> None:
+    found = read(tmp_path, {"messages": [USER, ANSWER, USER, ANSWER]}, {"prompt": "How?"})
+    assert found == [["user: Why?", "assistant: Because.", "user: Why?"], ["user: How?"]]
+
+
+def test_a_system_prompt_goes_where_there_is_none(tmp_path: Path) -> None:
+    found = read(tmp_path, {"messages": [SYSTEM, USER]}, {"prompt": "How?"}, system="Be kind.")
+    assert found == [["system: Be brief.", "user: Why?"], ["system: Be kind.", "user: How?"]]
+
+
+def test_rows_are_counted_without_blank_lines(tmp_path: Path) -> None:
+    assert read(tmp_path, "", {"prompt": "1"}, "", {"prompt": "2"}, "not read", rows_wanted=2) == [
+        ["user: 1"],
+        ["user: 2"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a prompt of an unknown form"),
+        ({"text": "Hello"}, "a prompt of an unknown form"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "a turn needs a `role` and a text as `content`"),
+        ({"messages": [{"role": "user", "content": [1]}]}, "a turn needs a `role` and a text as `content`"),
+        ({"messages": [SYSTEM, ANSWER]}, "a prompt needs a turn of the user"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_line(row: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpeccError) as caught:
+        read(tmp_path, {"prompt": "fine"}, row)
+    assert caught.value.message.startswith(message)
+    assert str(caught.value.where) == "p.jsonl:2:1"
+    assert caught.value.hint
+
+
+def test_another_file_than_the_locked_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n')
+    entry = source(path, "p.jsonl")
+    path.write_text('{"prompt": "b"}\n')
+    with pytest.raises(SpeccError, match="changed after they were locked"):
+        read_prompts([entry], lambda _: path, None)
+
+
+def test_no_prompt_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpeccError, match="holds no prompt"):
+        read(tmp_path, "")

@@ -1,0 +1,125 @@
+"""Order and packing of data, what is refused, and what is read of the verifier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from specc.core.errors import SpeccError  # noqa: E402
+from specc.train.data import Corpus, Document, epoch_batches  # noqa: E402
+from specc.train.draft import Plan  # noqa: E402
+from specc.train.optim import learning_rate  # noqa: E402
+from specc.train.verifier import read_verifier  # noqa: E402
+from train.world import DRAFT, LAYERS, TRAIN, VERIFIER, World  # noqa: E402
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world") / "w")
+
+
+def corpus(world: World) -> Corpus:
+    return Corpus(world.folder / "tokens", world.folder / "hidden_states", DRAFT["hidden_state_layers"], LAYERS)
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    documents = [Document(0, 0, 9, 3 + (7 * i) % 11, i) for i in range(300)]
+    one = epoch_batches(documents, 40, seed=1, epoch=1, shuffle=True)
+    assert one == epoch_batches(documents, 40, seed=1, epoch=1, shuffle=True)
+    assert one != epoch_batches(documents, 40, seed=1, epoch=2, shuffle=True)
+    assert one != epoch_batches(documents, 40, seed=2, epoch=1, shuffle=True)
+    for shuffle in (True, False):
+        batches = epoch_batches(documents, 40, seed=1, epoch=1, shuffle=shuffle)
+        assert sorted(one.row for batch in batches for one in batch) == list(range(300)), "each document once"
+        fill = [sum(document.rows for document in batch) for batch in batches]
+        assert max(fill) <= 40
+        assert sum(fill) / (40 * len(fill)) > 0.95, "batches are full"
+
+
+def test_a_document_longer_than_a_batch_is_refused() -> None:
+    with pytest.raises(SpeccError, match="row 7 has 50 positions and a batch takes 40"):
+        epoch_batches([Document(0, 0, 52, 50, 7)], 40, seed=1, epoch=1, shuffle=True)
+
+
+def test_a_batch_holds_what_the_shards_hold(world: World) -> None:
+    data = corpus(world)
+    assert (len(data.training), len(data.validation), data.left_out) == (36, 4, 0)
+    shard = load_file(world.folder / "tokens/shards/00001.safetensors")
+    states = load_file(world.folder / "hidden_states/shards/00001.safetensors")["hidden_states"]
+    frozen = read_verifier(world.folder / "verifier", VERIFIER, None, torch.float32)
+    some = [document for document in data.training if document.row in {25, 31}]
+    batch = data.batch(some, 3, frozen)
+    base = place = 0
+    for document in some:
+        start, end = shard["offsets"][document.row - 20 : document.row - 18].tolist()
+        first = int(shard["loss_mask"][start:end].nonzero()[0])
+        assert document.rows == end - start - 2, "up to the last target's row"
+        for row in range(document.rows):
+            assert batch.rows.tokens[base + row] == shard["input_ids"][start + row + 1]
+            assert torch.equal(batch.rows.aux[base + row], states[start + row, :3].flatten().float())
+        for target in range(first + 1, end - start):
+            assert torch.equal(batch.targets.normed[place], frozen.normed(states[start + target - 1, 3].float()))
+            assert batch.targets.counted[:, place].tolist() == [target - first > k for k in range(3)]
+            place += 1
+        base += document.rows
+    assert place == batch.targets.counted.shape[1]
+
+
+def test_hidden_states_of_other_tokens_are_refused(world: World, tmp_path: Path) -> None:
+    for name in ("tokens", "hidden_states"):
+        (tmp_path / name).mkdir()
+        index = json.loads((world.folder / name / "index.json").read_text())
+        index["shards"][1]["sha256"] = "0" * 64
+        (tmp_path / name / "index.json").write_text(json.dumps(index))
+    with pytest.raises(SpeccError, match="made from other tokens"):
+        Corpus(tmp_path / "tokens", tmp_path / "hidden_states", DRAFT["hidden_state_layers"], LAYERS)
+    with pytest.raises(SpeccError, match="no layer 5"):
+        Corpus(world.folder / "tokens", world.folder / "hidden_states", [2, 3, 5], LAYERS)
+
+
+def test_a_missing_tensor_is_refused_not_guessed(world: World, tmp_path: Path) -> None:
+    tensors = load_file(world.folder / "verifier/model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    for name in tensors:
+        save_file({one: tensor for one, tensor in tensors.items() if one != name}, tmp_path / "model.safetensors")
+        with pytest.raises(SpeccError, match=f"the verifier has no tensor `{name}`"):
+            read_verifier(tmp_path, VERIFIER, None, torch.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(SpeccError, match=r"the verifier has no tensor `lm_head\.weight`"):
+        read_verifier(tmp_path, VERIFIER | {"tie_word_embeddings": False}, None, torch.float32)
+    save_file(tensors | {"model.norm.bias": tensors["model.norm.weight"].clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(SpeccError, match=r"`model\.norm\.bias`, which training does not know"):
+        read_verifier(tmp_path, VERIFIER, None, torch.float32)
+
+
+def test_a_plan_ends_and_can_be_taken_up_anywhere(world: World) -> None:
+    data = corpus(world)
+    by_epochs = Plan(data, TRAIN | {"epochs": 3}, shuffle=True)
+    steps = list(by_epochs.from_step(0))
+    assert len(steps) == by_epochs.total
+    assert [epoch for epoch, _, _ in steps] == sorted(epoch for epoch, _, _ in steps)
+    assert list(by_epochs.from_step(11)) == steps[11:]
+    by_steps = Plan(data, TRAIN | {"epochs": None, "steps": len(steps) - 2}, shuffle=True)
+    assert list(by_steps.from_step(0)) == steps[:-2]
+    with pytest.raises(SpeccError, match="training has no end"):
+        Plan(data, TRAIN | {"epochs": None, "steps": None}, shuffle=True)
+
+
+def test_learning_rates() -> None:
+    def rates(name: str, warmup: float) -> list[float]:
+        return [round(learning_rate(step, 10, 1.0, {"name": name, "warmup": warmup}), 4) for step in range(10)]
+
+    assert rates("constant", 0.2) == [0.5, *[1.0] * 9]
+    assert rates("constant", 4) == [0.25, 0.5, 0.75, *[1.0] * 7]
+    assert rates("linear", 0) == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert rates("cosine", 0.2) == [0.5, 1.0, 1.0, 0.9619, 0.8536, 0.6913, 0.5, 0.3087, 0.1464, 0.0381]
+    with pytest.raises(SpeccError, match="no schedule `wsd`"):
+        learning_rate(5, 10, 1.0, {"name": "wsd", "warmup": 0})
