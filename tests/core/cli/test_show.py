@@ -37,9 +37,14 @@ def store(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def put(
-    store: Store, stage: str, files: dict[str, bytes], inputs: dict[str, Manifest] | None = None, **params: Any
+    store: Store,
+    stage: str,
+    files: dict[str, bytes],
+    inputs: dict[str, Manifest] | None = None,
+    key: str = "",
+    **params: Any,
 ) -> Manifest:
-    key = stage.ljust(64, "0")
+    key = (key or stage).ljust(64, "0")
     made_of = {slot: Input(path="", digest=item.digest) for slot, item in (inputs or {}).items()}
     job = StageJob(stage=stage, version=1, key=key, params=params, facets={"isa": "amx", "threads": 2}, files={},
                    inputs=made_of, output="", work="", units="")  # fmt: skip
@@ -58,7 +63,7 @@ def built(store: Store) -> dict[str, Manifest]:
     train = {"optimizer": {"learning_rate": 1e-3}, "epochs": 2}
     draft = put(store, "draft", trained, {"tokens": tokens, "verifier": verifier}, train=train)
     checkpoint = put(store, "checkpoint", {"model.safetensors": one_tensor()}, {"draft": draft, "verifier": verifier},
-                     name="tiny", stages={"draft": {}})  # fmt: skip
+                     name="tiny", stages={"draft": {"key": draft.key}})  # fmt: skip
     evaluation = put(
         store, "evaluation", {"evaluation.json": json.dumps(EVALUATION).encode()}, {"checkpoint": checkpoint}
     )
@@ -120,6 +125,18 @@ def test_a_checkpoints_page_says_how_to_serve_it(
     out = capsys.readouterr().out
     assert out.endswith(f"serve it\n  specc serve {digest[:12]}\n")
     assert "stages" not in out
+
+
+def test_an_ancestor_is_shown_as_this_build_made_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same tokens came from two verifiers, the second time in the build at hand."""
+    first, second = (put(store, "verifier", {"config.json": data}, key=data.hex()) for data in (b"1", b"2"))
+    put(store, "tokens", {"index.json": b"[]"}, {"verifier": first}, key="first")
+    tokens = put(store, "tokens", {"index.json": b"[]"}, {"verifier": second}, key="second")
+    checkpoint = put(store, "checkpoint", {"a": b""}, {"tokens": tokens}, stages={"tokens": {"key": tokens.key}})
+    main(["show", checkpoint.digest])
+    out = capsys.readouterr().out
+    assert second.digest[:12] in out
+    assert first.digest[:12] not in out
 
 
 def test_an_ancestor_that_is_gone_is_said_to_be(

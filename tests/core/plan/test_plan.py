@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from values import values
 
 from specc.core.contracts import Manifest
 from specc.core.files import digest_of
 from specc.core.lock import machine_class
 from specc.core.plan import Decision, Plan, decide, lower
 from specc.core.plan.stages import pick
+from values import values
 
 MACHINE = machine_class("cpu-amx")
 

@@ -18,7 +18,7 @@ LLAMA = {
 }  # fmt: skip
 
 
-def _reader(files: dict[str, object]):  # noqa: ANN202 - a test's helper
+def _reader(files: dict[str, object]):
     return lambda name: json.dumps(files[name]).encode() if name in files else None
 
 

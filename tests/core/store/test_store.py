@@ -107,7 +107,15 @@ def test_one_key_with_two_digests_is_a_difference_and_both_are_kept(store: Store
     assert second[:12] in caught.value.message
     assert store.find("tokens", "k" * 64) == first.digest, "the index still names the first"
     assert (store.path(second) / "a").read_bytes() == b"y"
+    assert "tensors" not in (caught.value.note or "")
     assert first.digest in (store.root / "conflicts" / f"{'k' * 64}.json").read_text()
+
+
+def test_a_difference_in_a_header_alone_is_said_to_be_one(store: Store) -> None:
+    put(store, {"a.safetensors": one_tensor()})
+    with pytest.raises(SpeccError) as caught:
+        put(store, {"a.safetensors": one_tensor(metadata={"format": "pt"})})
+    assert "the tensors are the same, bit by bit" in (caught.value.note or "")
 
 
 def test_a_rebuild_is_compared_with_an_artifact_that_was_removed(store: Store) -> None:

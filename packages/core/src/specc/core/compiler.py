@@ -135,13 +135,13 @@ def show(value: object) -> str:
     """Return a value as it stands in a sentence: short, hashes cut."""
     if value is None:
         return "nothing"
-    if isinstance(value, float) and 0 < abs(value) < 1e-2:  # noqa: PLR2004 - where people write 1e-3
+    if isinstance(value, float) and 0 < abs(value) < 1e-2:
         mantissa, exponent = f"{value:e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     text = str(value) if not isinstance(value, bool) else str(value).lower()
-    if len(text) == 64 and all(letter in "0123456789abcdef" for letter in text):  # noqa: PLR2004 - a sha256
+    if len(text) == 64 and all(letter in "0123456789abcdef" for letter in text):
         return f"sha256:{text[:12]}…"
-    return text if len(text) <= 60 else text[:57] + "…"  # noqa: PLR2004 - a line's worth
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _kept_results(before: Lock | None, locked: Locked) -> dict[str, dict[str, str]]:

@@ -93,7 +93,7 @@ class SpeccError(Exception):
         return {key: value for key, value in found.items() if value is not None}
 
 
-class SpeccErrors(SpeccError):
+class SpeccErrors(SpeccError):  # noqa: N818 - several of them
     """Several errors at once, in the order of the file."""
 
     def __init__(self, errors: list[SpeccError]) -> None:

@@ -37,11 +37,11 @@ class Eagle3Draft(DraftSection):
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     """Number of decoder layers of the draft."""
     vocabulary: Annotated[int, Field(ge=2)] | Literal["full"] | None = None
-    """Number of tokens the draft can propose: the most frequent of the training data. `full` keeps the verifier's vocabulary. Default: 32000, or `full` if the verifier has no more."""
-    hidden_state_layers: (
-        Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)] | None
-    ) = None
-    """The three verifier layers whose input hidden states the draft reads; id k is the input of layer k. Default: 2, the middle, and the third from the end."""
+    """Number of tokens the draft can propose: the most frequent of the training data. `full` keeps the verifier's
+    vocabulary. Default: 32000, or `full` if the verifier has no more."""
+    hidden_state_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)] | None = None
+    """The three verifier layers whose input hidden states the draft reads; id k is the input of layer k.
+    Default: 2, the middle, and the third from the end."""
     norm_before_residual: bool = True
     """Whether the residual of the first layer is taken after the hidden state's norm."""
     norm_before_fc: bool = True
@@ -66,9 +66,7 @@ def derive(draft: Tree, verifier: Tree) -> dict[str, Derived]:
     layers = [2, count // 2, count - 3]
     vocabulary = size if draft["vocabulary"] == "full" else min(DEFAULT_VOCABULARY, size)
     return {
-        "draft.hidden_state_layers": Derived(
-            layers, f"derived from verifier.config.num_hidden_layers ({count})"
-        ),
+        "draft.hidden_state_layers": Derived(layers, f"derived from verifier.config.num_hidden_layers ({count})"),
         "draft.vocabulary": Derived(vocabulary, f"derived from verifier.config.vocab_size ({size})"),
         "draft.intermediate_size": Derived(
             verifier["intermediate_size"], "derived from verifier.config.intermediate_size"
@@ -119,7 +117,7 @@ def layout(draft: Tree, verifier: Tree) -> list[TensorSpec]:
 
 
 def max_speculative_tokens(draft: Tree) -> int:
-    """An EAGLE-3 draft is autoregressive: it can be asked for more than it was trained for, up to 4 times."""
+    """Return 4 times the trained steps: an autoregressive draft can be asked for more than it was trained for."""
     return 4 * draft["ttt"]["steps"]
 
 

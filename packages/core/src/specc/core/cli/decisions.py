@@ -35,7 +35,9 @@ def _change(compiled: Compiled, change: Change) -> str:
         return f"{change.path} {before} → {after} (numerics class)"
     if change.kind == "version":
         return f"stage version {before} → {after}"
-    return f"its input `{change.path}` has changed" if change.path != "stages" else "the history of its inputs has changed"
+    return (
+        f"its input `{change.path}` has changed" if change.path != "stages" else "the history of its inputs has changed"
+    )
 
 
 def table(compiled: Compiled, decisions: list[Decision]) -> str:

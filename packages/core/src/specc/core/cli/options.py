@@ -36,7 +36,7 @@ def paint(text: str, name: str) -> str:
 def human(size: float) -> str:
     """Return bytes as a person says them."""
     for unit in ("B", "kB", "MB"):
-        if size < 1000:  # noqa: PLR2004 - decimal units
+        if size < 1000:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
@@ -44,4 +44,4 @@ def human(size: float) -> str:
 
 def minutes(seconds: float) -> str:
     """Return a duration as a person says it."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"  # noqa: PLR2004 - where minutes begin to read better
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ def _show_spec(path: Path, *, json: bool) -> int:
     for index, manifest in enumerate(shown.values()):
         if index:
             click.echo()
-        _print(store, manifest, serve=str(path))
+        _print(store, manifest, serve=str(path), keys=[item.key for item in known.values()])
     return Exit.OK
 
 
@@ -80,7 +80,9 @@ def _as_data(store: Store, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _print(store: Store, manifest: Manifest, *, serve: str) -> None:
+def _print(store: Store, manifest: Manifest, *, serve: str, keys: Iterable[str] = ()) -> None:
+    """Print an artifact's page; `keys` are those of the build at hand, as far as they are known."""
+    keys = {*keys, *(item["key"] for item in manifest.params.get("stages", {}).values())}
     here, record = manifest.digest in store.digests(), store.record(manifest.key)
     click.echo(f"{manifest.stage} sha256:{manifest.digest}")
     made = ", ".join(
@@ -102,7 +104,7 @@ def _print(store: Store, manifest: Manifest, *, serve: str) -> None:
     _aligned(flatten({name: value for name, value in manifest.params.items() if name != "stages"}))
     if manifest.inputs:
         _section("made of")
-        for line in _tree(store, manifest, set()):
+        for line in _tree(store, manifest, keys, set()):
             click.echo(f"  {line}")
     measured = _measured(store, manifest) if here else None
     if measured is not None:
@@ -130,13 +132,18 @@ def _measured(store: Store, manifest: Manifest) -> dict[str, Any] | None:
         ) from error
 
 
-def _tree(store: Store, manifest: Manifest, seen: set[str]) -> Iterator[str]:
-    """Yield the lines of an artifact's ancestors; one that was shown before is not unfolded again."""
+def _tree(store: Store, manifest: Manifest, keys: Set[str], seen: set[str]) -> Iterator[str]:
+    """Yield the lines of an artifact's ancestors; one that was shown before is not unfolded again.
+
+    Equal bytes can come from different inputs. Which of them is meant here is known from `keys`; without
+    them an ancestor is shown as it first came about.
+    """
     inputs = list(manifest.inputs.items())
     for index, (slot, digest) in enumerate(inputs):
         last = index == len(inputs) - 1
         try:
-            parent = store.manifest(digest)
+            parent = next((found for key in keys if (found := store.manifest(digest, key)).key == key), None)
+            parent = parent or store.manifest(digest)
         except SpeccError:
             yield f"{'└─' if last else '├─'} {slot} {digest[:12]} (no longer in the store)"
             continue
@@ -145,7 +152,7 @@ def _tree(store: Store, manifest: Manifest, seen: set[str]) -> Iterator[str]:
         yield f"{'└─' if last else '├─'} {name} {digest[:12]}  {human(parent.size)}" + (", see above" if again else "")
         if digest not in seen:
             seen.add(digest)
-            for line in _tree(store, parent, seen):
+            for line in _tree(store, parent, keys, seen):
                 yield f"{'   ' if last else '│  '}{line}"
 
 

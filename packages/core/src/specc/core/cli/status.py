@@ -29,12 +29,16 @@ def command(spec: Path, json: bool) -> int:
     width = max(len(decision.stage.name) for decision in decisions)
     click.echo(f"{'stage':<{width}}  state    artifact      size     why")
     for decision in decisions:
-        word, name = ("missing", "red") if decision.last is None and decision.action != "hit" else _STATES[decision.action]
+        word, name = (
+            ("missing", "red") if decision.last is None and decision.action != "hit" else _STATES[decision.action]
+        )
         digest = decision.digest or (decision.last.digest if decision.last else None)
         size = human(compiled.store.manifest(digest).size) if _present(decision) and digest else ""
         why = "" if decision.action == "hit" else reason(compiled, decision)
         artifact = digest[:12] if digest else ""
-        click.echo(f"{decision.stage.name:<{width}}  {paint(f'{word:<7}', name)}  {artifact:<12}  {size:<7}  {why}".rstrip())
+        click.echo(
+            f"{decision.stage.name:<{width}}  {paint(f'{word:<7}', name)}  {artifact:<12}  {size:<7}  {why}".rstrip()
+        )
     return Exit.OK
 
 

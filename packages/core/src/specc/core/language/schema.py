@@ -96,6 +96,8 @@ def _clean(node: Any, definitions: Mapping[str, Schema]) -> Any:
         merged.pop("default", None)  # a section's defaults are those of its fields; None means derived, or off
     if isinstance(merged.get("title"), str):
         del merged["title"]
+    if isinstance(merged.get("description"), str):
+        merged["description"] = " ".join(merged["description"].split())  # a docstring's lines are one sentence
     properties = merged.pop("properties", None)
     result: Schema = {key: value if key == "default" else _clean(value, definitions) for key, value in merged.items()}
     if properties is not None:

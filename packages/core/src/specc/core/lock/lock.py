@@ -123,11 +123,7 @@ def write(path: Path, lock: Lock) -> bool:
 def compare(old: Locked, new: Locked) -> list[Moved]:
     """Return what moved, in the order of the paths: values, then stage versions, then the class's engines."""
     moved = _differences(flatten(old.values), flatten(new.values))
-    moved += (
-        _differences(_prefixed("written", old.written), _prefixed("written", new.written))
-        if not moved
-        else []
-    )
+    moved += _differences(_prefixed("written", old.written), _prefixed("written", new.written)) if not moved else []
     moved += _differences(_prefixed("stages", old.stages), _prefixed("stages", new.stages))
     return moved + _differences(flatten({"engines": old.engines}), flatten({"engines": new.engines}))
 

@@ -117,9 +117,7 @@ def lower(values: Values, machine: MachineClass) -> Plan:
             }
         )
         planned[row.name] = PlannedStage(row=row, facets=facets, recipe=recipe)
-    return Plan(
-        name=values["name"], numerics=machine.numerics(threads, ranks), stages=tuple(planned.values())
-    )
+    return Plan(name=values["name"], numerics=machine.numerics(threads, ranks), stages=tuple(planned.values()))
 
 
 def decide(plan: Plan, store: Artifacts) -> list[Decision]:
@@ -130,9 +128,7 @@ def decide(plan: Plan, store: Artifacts) -> list[Decision]:
     return list(decisions.values())
 
 
-def decide_stage(
-    plan: Plan, stage: PlannedStage, earlier: Mapping[str, Decision], store: Artifacts
-) -> Decision:
+def decide_stage(plan: Plan, stage: PlannedStage, earlier: Mapping[str, Decision], store: Artifacts) -> Decision:
     """Decide for one stage, given the decisions (or the finished builds) of those before it."""
     inputs = {name: earlier[name] for name in stage.row.inputs.values()}
     last = store.last(plan.name, stage.name)
@@ -147,9 +143,7 @@ def decide_stage(
     digest = store.find(stage.name, key)
     if digest is not None:
         return Decision(stage=stage, action="hit", key=key, digest=digest, last=last)
-    return Decision(
-        stage=stage, action="build", key=key, changes=_changes(stage, last, digests, ancestry), last=last
-    )
+    return Decision(stage=stage, action="build", key=key, changes=_changes(stage, last, digests, ancestry), last=last)
 
 
 def lineage(stage: PlannedStage, earlier: Mapping[str, Decision]) -> dict[str, Any]:

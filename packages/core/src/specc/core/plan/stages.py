@@ -53,9 +53,7 @@ def _prune(value: Any, path: str, without: tuple[str, ...]) -> Any:
         return value
     items: Mapping[str, Any] = value
     return {
-        key: _prune(item, f"{path}.{key}", without)
-        for key, item in items.items()
-        if f"{path}.{key}" not in without
+        key: _prune(item, f"{path}.{key}", without) for key, item in items.items() if f"{path}.{key}" not in without
     }
 
 
@@ -82,9 +80,7 @@ def _conversations(values: Values) -> StageRow:
         package="datagen",
         version=1,
         params=pick(values, "data.sources", "data.validation", "data.system_prompt", "data.shard_rows"),
-        files=tuple(
-            dict.fromkeys(item["file"] for item in [*data["sources"], *data["validation"]["sources"]])
-        ),
+        files=tuple(dict.fromkeys(item["file"] for item in [*data["sources"], *data["validation"]["sources"]])),
     )
 
 
@@ -132,9 +128,7 @@ def _hidden_states(values: Values) -> StageRow:
         name="hidden_states",
         package="datagen",
         version=1,
-        params=pick(
-            values, "draft.hidden_state_layers", "verifier.dtype", "verifier.config", "data.sequence_length"
-        ),
+        params=pick(values, "draft.hidden_state_layers", "verifier.dtype", "verifier.config", "data.sequence_length"),
         inputs={"tokens": "tokens", "verifier": "verifier"},
         facets=_VLLM,
     )

@@ -68,7 +68,7 @@ def tokenizer_digest(read: Reader) -> str:
     if tokenizer is None:
         raise SpeccError(
             "the verifier has no `tokenizer.json`",
-            hint="save it once as a fast tokenizer with transformers: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
+            hint="save it once as a fast tokenizer: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
         )
     config = {key: value for key, value in _json(read, "tokenizer_config.json", optional=True).items()
               if key != "chat_template"}  # fmt: skip

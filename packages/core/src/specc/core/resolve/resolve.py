@@ -149,9 +149,7 @@ def _file_items(tree: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], di
     found: list[tuple[tuple[str | int, ...], dict[str, Any]]] = []
     data, evaluate = tree["data"], tree.get("evaluate")
     found += [(("data", "sources", index), item) for index, item in enumerate(data["sources"])]
-    found += [
-        (("data", "validation", index), item) for index, item in enumerate(data["validation"]["sources"])
-    ]
+    found += [(("data", "validation", index), item) for index, item in enumerate(data["validation"]["sources"])]
     if evaluate is not None:
         found += [(("evaluate", "prompts", index), item) for index, item in enumerate(evaluate["prompts"])]
     return found

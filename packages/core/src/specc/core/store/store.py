@@ -278,10 +278,11 @@ class Store:
             known = set[str]()
         write_atomic(path, pretty(sorted(known | {before.digest, after.digest})))
         places = [str(self._folder(item.digest) or "no longer in the store") for item in (before, after)]
+        alike = "\n  the tensors are the same, bit by bit" if before.tensors == after.tensors is not None else ""
         return SpeccError(
             f"the stage `{after.stage}` gave sha256:{after.digest[:SHORT]}…, and sha256:{before.digest[:SHORT]}…"
             " before from the same key",
-            note=f"before: {places[0]}\n  now:    {places[1]}",
+            note=f"before: {places[0]}\n  now:    {places[1]}{alike}",
             hint="nothing that should decide its bits differs: compare the two; to go on with the new one, remove"
             f" {self._index(after.stage, after.key)}",
             code=Exit.DIFFERENCE,

@@ -1,0 +1,158 @@
+"""One small spec from prompts to a served draft, by the command line and with the real engines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+SPEC = """\
+version: 1
+name: tiny
+verifier: {model: ./tiny}
+draft: {algorithm: eagle3, vocabulary: 128, hidden_state_layers: [1, 3, 4]}
+data:
+  sources: [{file: prompts.jsonl}]
+  responses: {from: verifier, max_tokens: 16}
+  validation: 0.2
+  shard_rows: 16
+  sequence_length: 256
+train:
+  epochs: 1
+  batch_tokens: 512
+  optimizer: {name: adamw, learning_rate: 1e-3}
+evaluate:
+  prompts: [{file: held-out.jsonl}]
+  max_tokens: 16
+  lossless_prompts: 2
+checks:
+  mean_acceptance_length: ">= 1.0"
+  lossless: true
+runtime: {threads: 2}
+"""
+
+
+def specc(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `specc` as a user would, in `folder`."""
+    command = [str(Path(sys.executable).parent / "specc"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def actions(folder: Path) -> dict[str, str]:
+    """Return what a plan would do, stage by stage."""
+    plan = json.loads(specc(folder, "plan", "tiny.yaml", "--json").stdout)
+    return {stage["stage"]: stage["action"] for stage in plan["stages"]}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, verifier_folder: Path) -> Path:
+    """A project that was built once."""
+    from small import write_prompts
+
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(verifier_folder, folder / "tiny")
+    write_prompts(folder / "prompts.jsonl", 24)
+    write_prompts(folder / "held-out.jsonl", 4, start=500)
+    (folder / "tiny.yaml").write_text(SPEC)
+    specc(folder, "check", "tiny.yaml")
+    specc(folder, "build", "tiny.yaml")
+    return folder
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    """Return the evaluation of the project's last build."""
+    (path,) = (folder / ".specc/store").glob("*-evaluation-tiny/evaluation.json")
+    return json.loads(path.read_text())
+
+
+def test_vllm_drafts_with_the_checkpoint_and_greedy_output_is_the_verifiers_own(project: Path) -> None:
+    found = evaluation(project)
+    assert found["runtime"] == "vllm"
+    assert found["served"]["drafts"] > 0
+    assert found["lossless"]["fp32"] == {"prompts": 2, "identical": 2, "first_differences": []}
+
+
+def test_built_again_there_is_nothing_to_do(project: Path) -> None:
+    lock = (project / "tiny.lock.json").read_bytes()
+    started = time.monotonic()
+    done = specc(project, "build", "tiny.yaml")
+    assert "nothing to do" in done.stderr
+    assert time.monotonic() - started < 30, "an engine was started"
+    assert (project / "tiny.lock.json").read_bytes() == lock
+    assert set(actions(project).values()) == {"hit"}
+
+
+def test_a_comment_and_the_order_of_keys_rebuild_nothing(project: Path) -> None:
+    spec = project / "tiny.yaml"
+    name, *rest = SPEC.splitlines()[1:]
+    spec.write_text("# a comment\nversion: 1\n" + "\n".join([*rest, name]) + "\n")
+    assert set(actions(project).values()) == {"hit"}
+    specc(project, "lock", "--check", "tiny.yaml")
+    spec.write_text(SPEC)
+
+
+def test_a_learning_rate_leaves_the_hidden_states_and_the_plan_names_value_and_line(project: Path) -> None:
+    spec = project / "tiny.yaml"
+    spec.write_text(SPEC.replace("1e-3", "2e-3"))
+    found = actions(project)
+    assert [stage for stage, action in found.items() if action != "hit"] == ["draft", "checkpoint", "evaluation"]
+    plan = specc(project, "plan", "tiny.yaml")
+    assert "train.optimizer.learning_rate 1e-3 → 2e-3 (tiny.yaml:14)" in plan.stdout
+    stale = specc(project, "lock", "--check", "tiny.yaml", expect=1)
+    assert "train.optimizer.learning_rate: 1e-3 in the lock, 2e-3 in the spec (tiny.yaml:14)" in stale.stderr
+    specc(project, "build", "--locked", "tiny.yaml", expect=1)
+    assert specc(project, "plan", "--detailed-exitcode", "tiny.yaml", expect=5).stdout
+    spec.write_text(SPEC)
+
+
+def test_an_unmet_check_is_said_with_exit_1_and_nothing_is_built_again(project: Path) -> None:
+    spec = project / "tiny.yaml"
+    spec.write_text(SPEC.replace(">= 1.0", ">= 3.9"))
+    done = specc(project, "build", "tiny.yaml", expect=1)
+    assert "built, checks failed" in done.stderr
+    assert "nothing to do" in done.stderr
+    spec.write_text(SPEC)
+    specc(project, "build", "tiny.yaml")
+
+
+def test_a_second_store_comes_to_the_same_digests(project: Path, tmp_path: Path) -> None:
+    """The promise «bitwise»: another folder, an empty store, and every stage's artifact has the same digest."""
+    other = tmp_path / "elsewhere"
+    shutil.copytree(project, other, ignore=shutil.ignore_patterns(".specc"))
+    first = json.loads((project / "tiny.lock.json").read_text())["results"]
+    done = specc(other, "build", "--locked", "tiny.yaml")
+    assert "built" in done.stderr
+    (results,) = first.values()
+    again = json.loads(specc(other, "build", "--locked", "--json", "tiny.yaml").stdout)["artifacts"]
+    assert {name: f"sha256:{digest}" for name, digest in results.items()} == again
+
+
+def test_status_show_and_serve_speak_of_what_was_built(project: Path) -> None:
+    assert specc(project, "status", "tiny.yaml").stdout.count("current") == 9
+    assert "mean acceptance length" in specc(project, "show", "tiny.yaml").stdout
+    command = specc(project, "serve", "--dry-run", "tiny.yaml").stdout
+    assert "--speculative-config" in command
+    assert "checkpoint-tiny" in command
+
+
+def test_a_corrupted_lock_entry_is_a_difference(project: Path) -> None:
+    lock = project / "tiny.lock.json"
+    text = lock.read_text()
+    raw = json.loads(text)
+    (results,) = raw["results"].values()
+    results["draft"] = "0" * 64
+    lock.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
+    done = specc(project, "build", "--locked", "tiny.yaml", expect=4)
+    assert "the stage `draft` came out as" in done.stderr
+    lock.write_text(text)
