@@ -35,7 +35,6 @@ def test_the_whole_environment_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> 
         "MKL_NUM_THREADS": "4",
         "OMP_DYNAMIC": "FALSE",
         "OMP_NUM_THREADS": "4",
-        "OMP_WAIT_POLICY": "PASSIVE",
         "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX",
         "PATH": "/usr/bin",
         "PYTHONHASHSEED": "0",

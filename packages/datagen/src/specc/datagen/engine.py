@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from specc.core.errors import Exit, SpeccError
 
-SEQUENCES: Final = 64
-"""Sequences of a step at most."""
+SEQUENCES: Final = 256
+"""Sequences of a step at most: a shard of the default size decodes as one batch."""
 STEP_TOKENS: Final = 4096
 """Tokens of a step at most, unless a sequence is longer."""
 BLOCK: Final = 128
@@ -47,6 +47,8 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
     # On a CPU, compiled kernels gain a tenth and cost 80 s of start-up and a cache that would decide bits too.
     here: Mapping[str, Any] = {"enforce_eager": True, "block_size": BLOCK} if device == "cpu" else {}
     try:
+        if device == "cpu":
+            _import_models(params["verifier"]["config"]["architecture"], "ExtractHiddenStatesModel")
         return LLM(
             str(verifier),
             dtype=params["verifier"]["dtype"],
@@ -68,6 +70,20 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
             hint="the stage's log has vLLM's own words",
             code=Exit.STAGE,
         ) from error
+
+
+def _import_models(*architectures: str) -> None:
+    """Import the classes of models here and now.
+
+    vLLM would import itself once more in a process of its own to look at each, which takes longer than all the
+    rest of its start, and only to keep CUDA untouched in this one.
+    """
+    from vllm import ModelRegistry
+
+    for architecture in architectures:
+        known: Any = ModelRegistry.models.get(architecture)
+        if known is not None:
+            ModelRegistry.register_model(architecture, known.load_model_cls())
 
 
 def cache_blocks(verifier: Mapping[str, Any], length: int, device: str) -> int:

@@ -158,7 +158,10 @@ class Capture:
 
         def whole() -> Iterator[tuple[int, Tensor]]:
             for row in [row for row, path in waiting.items() if released(path)]:
-                yield row, self._read(waiting.pop(row), rows[row])
+                path = waiting.pop(row)
+                yield row, read_states(path, rows[row], self._shape, self.dtype)
+                path.unlink()
+                lock_of(path).unlink()
 
         for row, output in generate(self._llm, rows, [once] * len(rows)):
             waiting[row] = Path(output.kv_transfer_params["hidden_states_path"])
@@ -172,26 +175,25 @@ class Capture:
                 raise _wrong(f"no states for {len(waiting)} of {len(rows)} rows within {PATIENCE:.0f} s")
             time.sleep(0.005)
 
-    def _read(self, path: Path, row: Sequence[int]) -> Tensor:
-        try:
-            found = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise _wrong(f"a file of states that is not whole ({error})") from error
-        states = found["hidden_states"]
-        if found["token_ids"].tolist() != list(row):
-            raise _wrong("the states of other tokens than it was given")
-        if states.shape != (len(row), *self._shape) or states.dtype != self.dtype:
-            raise _wrong(f"states {states.dtype} {list(states.shape)}, and {self.dtype} "
-                         f"{[len(row), *self._shape]} were expected")  # fmt: skip
-        if not torch.isfinite(states).all():
-            raise _wrong("states that are not finite")
-        path.unlink()
-        lock_of(path).unlink()
-        return states
-
     def close(self) -> None:
         """Stop the engine."""
         stop(self._llm)
+
+
+def read_states(path: Path, row: Sequence[int], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return a request's states `[tokens, *shape]`; raises `SpeccError` if they are not the row's, or not finite."""
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _wrong(f"a file of states that is not whole ({error})") from error
+    states, expected = found["hidden_states"], (len(row), *shape)
+    if found["token_ids"].tolist() != list(row):
+        raise _wrong("the states of other tokens than it was given")
+    if states.shape != expected or states.dtype != dtype:
+        raise _wrong(f"states {states.dtype} {list(states.shape)}, and {dtype} {list(expected)} were expected")
+    if not torch.isfinite(states).all():
+        raise _wrong("states that are not finite")
+    return states
 
 
 def released(path: Path) -> bool:

@@ -1,8 +1,9 @@
 """vLLM, in this process, one engine after another.
 
 In-process engines queue all requests of a call before the first step, so that batches and with them the bits
-repeat. Five engines one after another take 4 s each to start, against 12 s for a process each that imports vLLM
-anew, and give their memory back.
+repeat. A further engine in one process starts in 4 to 6 s, while a process of its own would import vLLM anew for
+7 s first (SmolLM2-135M, two shared cores). No engine keeps its weights: what stays is the allocator's, some 50 to
+200 MB.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ FIXED: Final[Mapping[str, str]] = {
     "MASTER_ADDR": "127.0.0.1",
     "MKL_DYNAMIC": "FALSE",  # else MKL takes fewer threads where it counts fewer cores, and sums differ
     "OMP_DYNAMIC": "FALSE",
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads are up to ten times slower when anything else runs
     "PYTHONHASHSEED": "0",
     "PYTHONUNBUFFERED": "1",
     "RANK": "0",

@@ -1,0 +1,177 @@
+"""`lock`, `plan` and `status` as a user runs them, on a verifier of which only the small files exist."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specc.core.cli import main
+
+SPEC = """\
+version: 1
+name: tiny
+verifier: {model: ./tiny}
+draft: {algorithm: eagle3}
+data:
+  sources: [{file: prompts.jsonl}]
+train:
+  batch_tokens: 4096
+"""
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 12,
+    "num_attention_heads": 2, "intermediate_size": 128, "vocab_size": 400, "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A spec whose verifier can be locked and not run."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "model.safetensors").write_bytes(b"weights that locking never reads as such")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPECC_STORE", raising=False)
+    return tmp_path / "tiny.yaml"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, expect: int = 0) -> tuple[str, str]:
+    """Run a command in this process; return its standard output and standard error."""
+    code = main(list(arguments))
+    out, err = capsys.readouterr()
+    assert code == expect, out + err
+    return out, err
+
+
+def locked(spec: Path) -> dict[str, Any]:
+    """Return the lock of the spec."""
+    return json.loads(spec.with_name("tiny.lock.json").read_text())
+
+
+def test_lock_pins_every_value_and_every_file(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    part = locked(spec)["locked"]
+    assert part["values"]["draft"]["hidden_state_layers"] == [2, 6, 9]
+    assert part["values"]["draft"]["vocabulary"] == 400
+    assert part["values"]["data"]["sequence_length"] == 2048
+    assert set(part["values"]["verifier"]["files"]) == {
+        "config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors",
+    }  # fmt: skip
+    assert "train.batch_tokens" in part["written"]
+    assert "train.seed" not in part["written"]
+    assert str(spec.parent) not in spec.with_name("tiny.lock.json").read_text()
+
+
+def test_a_current_lock_is_left_as_it_is(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    before = spec.with_name("tiny.lock.json").stat().st_mtime_ns
+    _, err = run(capsys, "lock", "tiny.yaml")
+    assert "up to date" in err
+    assert spec.with_name("tiny.lock.json").stat().st_mtime_ns == before
+    run(capsys, "lock", "--check", "tiny.yaml")
+
+
+def test_a_stale_lock_names_value_both_sides_and_line(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    spec.write_text(SPEC.replace("4096", "8192"))
+    _, err = run(capsys, "lock", "--check", "tiny.yaml", expect=1)
+    assert err == (
+        "error: the lock tiny.lock.json is stale, and `--check` was given\n"
+        "  train.batch_tokens: 4096 in the lock, 8192 in the spec (tiny.yaml:8)\n"
+        "\nhint: `specc lock tiny.yaml` writes it anew\n"
+    )
+    run(capsys, "lock", "--dry-run", "tiny.yaml")
+    assert locked(spec)["locked"]["values"]["train"]["batch_tokens"] == 4096
+
+
+def test_changed_prompts_make_the_lock_stale(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    (spec.parent / "prompts.jsonl").write_text('{"prompt": "Hello again"}\n')
+    _, err = run(capsys, "lock", "--check", "tiny.yaml", expect=1)
+    assert "data.sources" in err
+
+
+def test_a_default_of_another_release_does_not_change_a_locked_build(
+    spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    lock = spec.with_name("tiny.lock.json")
+    raw = locked(spec)
+    raw["locked"]["values"]["train"]["seed"] = 7  # what that release had as its default
+    lock.write_text(json.dumps(raw, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    run(capsys, "lock", "--check", "tiny.yaml")
+    spec.write_text(SPEC.replace("4096", "8192"))
+    run(capsys, "lock", "tiny.yaml")
+    assert locked(spec)["locked"]["values"]["train"]["seed"] == 7, "another value moved, this default did not"
+    run(capsys, "lock", "--upgrade", "tiny.yaml")
+    assert locked(spec)["locked"]["values"]["train"]["seed"] == 42
+
+
+def test_a_value_that_is_no_longer_written_goes_back_to_its_default(
+    spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec.write_text(SPEC + "  seed: 7\n")
+    run(capsys, "lock", "tiny.yaml")
+    spec.write_text(SPEC)
+    run(capsys, "lock", "tiny.yaml")
+    assert locked(spec)["locked"]["values"]["train"]["seed"] == 42
+
+
+def test_without_the_verifier_the_lock_is_enough(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    for file in (spec.parent / "tiny").iterdir():
+        file.unlink()
+    (spec.parent / "tiny").rmdir()
+    run(capsys, "lock", "--check", "tiny.yaml")
+    out, _ = run(capsys, "plan", "tiny.yaml")
+    assert "hidden_states" in out
+    _, err = run(capsys, "build", "tiny.yaml", expect=1)
+    assert "there is no verifier at `./tiny`" in err
+
+
+def test_conflict_markers_are_resolved_by_locking_anew(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    lock = spec.with_name("tiny.lock.json")
+    text = lock.read_text()
+    lock.write_text("<<<<<<< ours\n" + text + "=======\n" + text + ">>>>>>> theirs\n")
+    run(capsys, "lock", "tiny.yaml")
+    assert lock.read_text() == text
+
+
+def test_plan_writes_nothing_and_says_what_there_is_to_do(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = run(capsys, "plan", "--detailed-exitcode", "tiny.yaml", expect=5)
+    assert "plan: 0 hits, 7 to build" in out
+    assert "there is no lock yet" in err
+    assert not spec.with_name("tiny.lock.json").exists()
+    data = json.loads(run(capsys, "plan", "--json", "--class", "cuda", "tiny.yaml")[0])
+    assert data["class"] == "cuda-t4-r1"
+    assert [stage["stage"] for stage in data["stages"]][0] == "verifier"
+
+
+def test_a_class_that_nobody_knows_is_a_usage_error(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, err = run(capsys, "plan", "--class", "abacus", "tiny.yaml", expect=2)
+    assert "no class of machines `abacus`" in err
+    assert "`cpu-amx`" in err
+
+
+def test_facts_of_the_verifier_are_held_against_the_spec(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text(SPEC.replace("{algorithm: eagle3}", "{algorithm: eagle3, hidden_state_layers: [2, 6, 99]}"))
+    _, err = run(capsys, "lock", "tiny.yaml", expect=1)
+    assert "tiny.yaml:4" in err
+    assert "99" in err
+
+
+def test_errors_are_data_with_json(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text(SPEC.replace("train:", "trian:"))
+    out, _ = run(capsys, "lock", "--json", "tiny.yaml", expect=1)
+    (error,) = json.loads(out)["errors"]
+    assert error["where"]["line"] == 7
+    assert "train" in error["note"]
