@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_what_templates_are_written_for() -> None:
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ messages + 1 }}", "TypeError"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        ("{{ messages.append(1) }}", "not safely callable"),
+        ("{{ messages.append(1) }}", "unsafe"),
         ("{% for i in range(10000000) %}{% endfor %}", "Range too big"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
     ],
@@ -69,7 +70,8 @@ def test_spans() -> None:
 def test_spans_in_macros_captures_and_filters() -> None:
     source = (
         "{% macro say(m) %}{% generation %}{{ m.content }}{% generation %}!{% endgeneration %}{% endgeneration %}"
-        "{% endmacro %}{% set all %}[{{ say(messages[1]) }}]{% endset %}{{ '<' + all | upper + '>' }}{{ say(messages[2]) }}"
+        "{% endmacro %}{% set all %}[{{ say(messages[1]) }}]{% endset %}{{ '<' + all | upper + '>' }}"
+        "{{ say(messages[2]) }}"
     )
     text, spans = render_with_spans(ChatTemplate.parse(source), TALK, add_generation_prompt=False, date=DAY)
     assert text == "<[WAIT.!]>Why?!"
@@ -113,5 +115,7 @@ def test_as_transformers_renders(tmp_path: Path) -> None:
         theirs, ours = AutoTokenizer.from_pretrained(folder), ChatTemplate.load(folder)
         for prompt in (False, True):
             talk = TALK if prompt else TALK[:2]
-            expected = theirs.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt)
+            expected = theirs.apply_chat_template(
+                talk, tokenize=False, add_generation_prompt=prompt, strftime_now=date.fromisoformat(DAY).strftime
+            )
             assert render(ours, talk, add_generation_prompt=prompt, date=DAY) == expected

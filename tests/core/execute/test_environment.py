@@ -23,6 +23,7 @@ def test_the_whole_environment_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> 
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "DO_NOT_TRACK": "1",
         "DS_ACCELERATOR": "cpu",
+        "GOMP_SPINCOUNT": "30000",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
         "HOME": "/w/home",

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ class Writer:
     """A verifier that answers conversations."""
 
     def __init__(self, verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any]) -> None:
-        """Start vLLM; `params` are the stage's."""
+        """Read tokenizer and template; `params` are the stage's. vLLM is started for the first prompt that fits."""
         from specc.datagen.tokens import load_tokenizer
 
         self._options: Mapping[str, Any] = params["data"]["responses"]
@@ -133,7 +134,8 @@ class Writer:
         self._date: str = params["date"]
         self._ends: list[int] = params["verifier"]["config"]["eos_token_ids"]
         self._template, self._tokenizer = ChatTemplate.load(verifier), load_tokenizer(verifier)
-        self._llm = start(verifier, params, facets, length=self._length)
+        self._start: Callable[[], Any] = partial(start, verifier, params, facets, length=self._length)
+        self._llm: Any = None
         self.refused: list[str] = []
         """Where rows stood that were left out, and why."""
         self.tokens, self.seconds = 0, 0.0
@@ -155,6 +157,8 @@ class Writer:
                     asking.append(talk)
                     prompts.append(prompt)
                     params.append(self._sampling(talk, len(prompt)))
+            if asking and self._llm is None:
+                self._llm = self._start()
             began, tokens, last = time.monotonic(), 0, sum(not talk.asked for talk in asking)
             through = len(rows) - last
             for number, output in generate(self._llm, prompts, params):
@@ -200,4 +204,5 @@ class Writer:
 
     def close(self) -> None:
         """Stop the engine."""
-        stop(self._llm)
+        if self._llm is not None:
+            stop(self._llm)

@@ -1,0 +1,148 @@
+"""The stage `hidden_states`: vLLM's captures against transformers, repeated, taken up again, and refused."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from small import make_verifier  # noqa: E402
+from specc.core.errors import SpeccError  # noqa: E402
+from specc.core.files import pretty, sha256_file, tensor_headers  # noqa: E402
+from specc.datagen.hidden_states import lock_of, read_states, released, states_file  # noqa: E402
+from values import values  # noqa: E402
+from vllm_runs import facts, keep_first_unit, run  # noqa: E402
+
+pytestmark = pytest.mark.engine
+
+LENGTH = 96
+LAYERS = [2, 3, 4]
+
+
+def write_tokens(folder: Path, shards: list[list[int]]) -> Path:
+    """Write an artifact of tokens: `shards` has the rows' lengths. The same rows come first, whatever follows."""
+    (folder / "shards").mkdir(parents=True)
+    draw, index, row = torch.Generator().manual_seed(0), list[dict[str, Any]](), 0
+    for number, lengths in enumerate(shards):
+        offsets = torch.tensor([0, *lengths]).cumsum(0)
+        name = f"shards/{number:05d}.safetensors"
+        tensors = {
+            "input_ids": torch.randint(3, 380, (sum(lengths),), generator=draw, dtype=torch.int32),
+            "loss_mask": torch.ones(sum(lengths), dtype=torch.uint8),
+            "offsets": offsets,
+            "row": torch.arange(row, row + len(lengths)),
+            "split": torch.zeros(len(lengths), dtype=torch.uint8),
+        }
+        save_file(tensors, folder / name)
+        row += len(lengths)
+        index.append({"file": name, "rows": len(lengths), "tokens": sum(lengths), "trained_tokens": sum(lengths),
+                      "sha256": sha256_file(folder / name)})  # fmt: skip
+    sums = {key: sum(shard[key] for shard in index) for key in ("rows", "tokens", "trained_tokens")}
+    (folder / "index.json").write_text(pretty({**sums, "cut": 0, "left_out": {}, "shards": index}))
+    return folder
+
+
+SHARDS = [[LENGTH, 1, 40, 17, 96, 3, 80], [], [33, 64, 2]]
+"""A row as long as the context and one of a single token; a shard whose rows were all left out."""
+
+
+def params(verifier: Path, dtype: str) -> dict[str, Any]:
+    return values(
+        **{"verifier.config": facts(verifier), "verifier.dtype": dtype, "data.sequence_length": LENGTH,
+           "draft.hidden_state_layers": LAYERS}
+    )  # fmt: skip
+
+
+def test_they_are_the_verifiers(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    verifier = make_verifier(tmp_path / "verifier", dtype="float32", max_position=LENGTH)
+    tokens = write_tokens(tmp_path / "tokens", SHARDS)
+    output, events, _ = run(
+        "hidden_states", tmp_path / "run", params(verifier, "float32"), {"tokens": tokens, "verifier": verifier}
+    )
+    model = AutoModelForCausalLM.from_pretrained(verifier, dtype=torch.float32)
+    last: list[Any] = []
+    model.model.norm.register_forward_pre_hook(lambda _, states: last.append(states[0][0]))
+    for number, lengths in enumerate(SHARDS):
+        packed = load_file(tokens / f"shards/{number:05d}.safetensors")
+        path = output / f"shards/{number:05d}.safetensors"
+        found = load_file(path)["hidden_states"]
+        assert (found.shape, found.dtype) == ((sum(lengths), 4, 64), torch.float32)
+        assert [header.name for header in tensor_headers(path)] == ["hidden_states"]
+        for start, end in pairwise(packed["offsets"].tolist()):
+            with torch.no_grad():
+                states = model(packed["input_ids"][None, start:end].long(), output_hidden_states=True).hidden_states
+            expected = torch.stack([*(states[layer][0] for layer in LAYERS), last.pop()], dim=1)
+            torch.testing.assert_close(found[start:end], expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    assert not list((tmp_path / "run" / "work" / "captured").iterdir())
+    assert events[-1].record["tokens"] == sum(map(sum, SHARDS))
+    assert {event.unit for event in events if event.event == "progress"} == {"tokens"}
+
+
+def test_the_bits_repeat_however_the_run_went(tmp_path: Path) -> None:
+    verifier = make_verifier(tmp_path / "verifier", max_position=LENGTH)
+    inputs = {"tokens": write_tokens(tmp_path / "tokens", SHARDS[::2]), "verifier": verifier}
+    whole, _, _ = run("hidden_states", tmp_path / "whole", params(verifier, "bfloat16"), inputs)
+    # Killed after its first shard, and then asked for more rows than before.
+    keep_first_unit(tmp_path / "whole", tmp_path / "again", whole)
+    inputs["tokens"] = write_tokens(tmp_path / "more", [*SHARDS[::2], [20, 50]])
+    again, events, _ = run("hidden_states", tmp_path / "again", params(verifier, "bfloat16"), inputs)
+    for path in sorted((whole / "shards").iterdir()):
+        assert path.read_bytes() == (again / "shards" / path.name).read_bytes()
+    assert load_file(again / "shards" / "00002.safetensors")["hidden_states"].dtype == torch.bfloat16
+    assert events[-1].record["tokens"] == sum(SHARDS[2]) + 70
+
+
+def test_a_file_of_states_is_filled_in_place(tmp_path: Path) -> None:
+    states = torch.randn(5, 3, 8).to(torch.bfloat16)
+    place = states_file(tmp_path / "s.safetensors", (5, 3, 8), torch.bfloat16)
+    place[3:] = states[3:]
+    place[:3] = states[:3]
+    del place
+    assert torch.equal(load_file(tmp_path / "s.safetensors")["hidden_states"], states)
+    assert tensor_headers(tmp_path / "s.safetensors")[0].shape == (5, 3, 8)
+    assert ((tmp_path / "s.safetensors").stat().st_size - states.nbytes) % 64 == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_ids": torch.tensor([1, 2, 4])}, "of other tokens"),
+        ({"hidden_states": torch.zeros(3, 1, 4)}, r"\[3, 1, 4\], and torch.float32 \[3, 2, 4\]"),
+        ({"hidden_states": torch.zeros(3, 2, 4, dtype=torch.bfloat16)}, "torch.bfloat16"),
+        ({"hidden_states": torch.full((3, 2, 4), float("nan"))}, "not finite"),
+    ],
+)
+def test_states_that_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    good = {"hidden_states": torch.zeros(3, 2, 4), "token_ids": torch.tensor([1, 2, 3])}
+    save_file({**good, **change}, tmp_path / "s.safetensors")
+    with pytest.raises(SpeccError, match=message):
+        read_states(tmp_path / "s.safetensors", [1, 2, 3], (2, 4), torch.float32)
+
+
+def test_a_file_that_the_disk_had_no_room_for(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    for data in (None, b"", b"\x10" + bytes(40)):
+        if data is not None:
+            path.write_bytes(data)
+        with pytest.raises(SpeccError, match="not whole"):
+            read_states(path, [1], (2, 4), torch.float32)
+
+
+def test_a_file_is_read_when_its_writer_lets_go(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    assert not released(path)
+    writer = os.open(lock_of(path), os.O_CREAT | os.O_WRONLY)
+    fcntl.flock(writer, fcntl.LOCK_EX)
+    assert not released(path)
+    os.close(writer)
+    assert released(path)
