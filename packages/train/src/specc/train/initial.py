@@ -48,7 +48,7 @@ def _earlier(stage: Stage) -> dict[str, Tensor]:
     for key, value in expected.items():
         if before.get(key) != value:
             raise SpeccError(f"the speculator in `draft.init` has `{key}` {json.dumps(before.get(key))} and the "
-                             f"draft {json.dumps(value)}", where=draft["init"]["from"],
+                             f"draft {json.dumps(value)}", where="draft.init",
                              hint="make the spec's `draft` section the same, or start from random weights",
                              code=Exit.INPUT)  # fmt: skip
     found: dict[str, Tensor] = {}
