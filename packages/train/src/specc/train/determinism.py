@@ -10,6 +10,7 @@ import torch
 def set_determinism(threads: int) -> None:
     """Make torch's results a function of its inputs on this numerics class; `threads` is per process."""
     # Sums over threads are split by their number.
+    torch.set_flush_denormal(True)  # before a worker thread exists: each takes the setting over from its maker
     torch.set_num_threads(threads)
     # Operators without a deterministic form raise in place of differing.
     torch.use_deterministic_algorithms(mode=True)
