@@ -60,8 +60,8 @@ TALKS: list[list[Message]] = [
     [user("Explain bread to a child.")],
     [user("What is the capital of France?"), assistant("Lyon, and this is dropped."), user("Why?"), user("Sure?")],
     [{"role": "system", "content": "Be brief."}, user("Explain the sky."), assistant("No."), user("Go on.")],
-    [user("Flour " * 300)],
-    [user("Mix water."), assistant("x"), user("Yeast " * 300), assistant("y"), user("And then?")],
+    [user("Flour " * 400)],
+    [user("Mix water."), assistant("x"), user("Yeast " * 400), assistant("y"), user("And then?")],
     [user("The quick brown fox?")],
 ]
 """One turn; several; a system turn; too long a prompt; a later prompt that is too long."""

@@ -153,7 +153,7 @@ def test_plan_writes_nothing_and_says_what_there_is_to_do(spec: Path, capsys: py
     assert not spec.with_name("tiny.lock.json").exists()
     data = json.loads(run(capsys, "plan", "--json", "--class", "cuda", "tiny.yaml")[0])
     assert data["class"] == "cuda-t4-r1"
-    assert [stage["stage"] for stage in data["stages"]][0] == "verifier"
+    assert next(stage["stage"] for stage in data["stages"]) == "verifier"
 
 
 def test_a_class_that_nobody_knows_is_a_usage_error(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:

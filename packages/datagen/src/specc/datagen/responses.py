@@ -157,7 +157,9 @@ class Writer:
                     asking.append(talk)
                     prompts.append(prompt)
                     params.append(self._sampling(talk, len(prompt)))
-            if asking and self._llm is None:
+            if not asking:
+                break
+            if self._llm is None:
                 self._llm = self._start()
             began, tokens, last = time.monotonic(), 0, sum(not talk.asked for talk in asking)
             through = len(rows) - last
