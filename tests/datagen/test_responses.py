@@ -98,7 +98,8 @@ def test_answers_are_the_verifiers_greedy_ones(tmp_path: Path) -> None:
             room = min(MOST, LENGTH - len(ids))
             with torch.no_grad():
                 said = model.generate(torch.tensor([ids]), max_new_tokens=room, do_sample=False)[0, len(ids) :]
-            assert message["content"] == tokenizer.decode(said.tolist())
+            # vLLM holds back half a character at an answer's end, where tokenizers writes a replacement for it.
+            assert message["content"] == tokenizer.decode(said.tolist()).rstrip("\ufffd")
             assert message["tokens"] == len(said)
             assert message["finish"] == ("length" if len(said) == room and said[-1] != 2 else "stop")
             lengths += message["finish"] == "length"
