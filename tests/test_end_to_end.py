@@ -140,7 +140,7 @@ def test_a_second_store_comes_to_the_same_digests(project: Path, tmp_path: Path)
 
 def test_status_show_and_serve_speak_of_what_was_built(project: Path) -> None:
     assert specc(project, "status", "tiny.yaml").stdout.count("current") == 9
-    assert "mean acceptance length" in specc(project, "show", "tiny.yaml").stdout
+    assert "greedy output in fp32: 2 of 2 prompts identical" in specc(project, "show", "tiny.yaml").stdout
     command = specc(project, "serve", "--dry-run", "tiny.yaml").stdout
     assert "--speculative-config" in command
     assert "checkpoint-tiny" in command
