@@ -112,7 +112,7 @@ def test_init_takes_up_an_earlier_speculator(world: World, whole: tuple[Path, li
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     world.files = {f"init/{name}": str(tmp_path / name) for name in ("config.json", "model.safetensors")}
-    init = {"init": {"from": "./earlier", "files": {"config.json": "", "model.safetensors": ""}}}
+    init = {"init": {"files": {"config.json": "", "model.safetensors": ""}}}
     job = world.job("init", draft=init, train={"epochs": None, "steps": 2, "zero": {"stage": 0}})
     finish(job)
     initial = load_file(job.parent / "output/initial.safetensors")
@@ -125,7 +125,7 @@ def test_init_takes_up_an_earlier_speculator(world: World, whole: tuple[Path, li
     failure = finish(world.job("other", draft=init))[-1]
     assert isinstance(failure, Failure)
     assert failure.message == "the speculator in `draft.init` has `norm_output` false and the draft true"
-    assert failure.where == "./earlier"
+    assert failure.where == "draft.init"
 
 
 def test_without_validation_rows_the_last_epoch_is_taken(tmp_path: Path) -> None:
