@@ -169,7 +169,8 @@ class Writer:
                                   "tokens": len(found.token_ids)})  # fmt: skip
                 tokens += len(found.token_ids)
                 through += not talk.asked
-                done(through, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
+                spent = self.seconds + time.monotonic() - began  # over all shards: one ends in bursts
+                done(through, f"{(self.tokens + tokens) / spent:.0f} tokens/s")
             self.tokens, self.seconds = self.tokens + tokens, self.seconds + time.monotonic() - began
             going = [talk for talk in asking if talk.asked]
         return [{**talk.row, "messages": talk.said} for talk in talks if talk.said]
