@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+
+from specc.core.plan import ROWS
 
 pytestmark = pytest.mark.engine
 
@@ -126,16 +132,39 @@ def test_an_unmet_check_is_said_with_exit_1_and_nothing_is_built_again(project: 
     specc(project, "build", "tiny.yaml")
 
 
-def test_a_second_store_comes_to_the_same_digests(project: Path, tmp_path: Path) -> None:
-    """The promise «bitwise»: another folder, an empty store, and every stage's artifact has the same digest."""
+def test_a_rebuild_elsewhere_comes_to_the_same_digests(project: Path, tmp_path: Path) -> None:
+    """The promise «bitwise»: another folder, an empty store, and every stage's artifact has the locked digest."""
     other = tmp_path / "elsewhere"
     shutil.copytree(project, other, ignore=shutil.ignore_patterns(".specc"))
-    first = json.loads((project / "tiny.lock.json").read_text())["results"]
-    done = specc(other, "build", "--locked", "tiny.yaml")
-    assert "built" in done.stderr
-    (results,) = first.values()
-    again = json.loads(specc(other, "build", "--locked", "--json", "tiny.yaml").stdout)["artifacts"]
-    assert {name: f"sha256:{digest}" for name, digest in results.items()} == again
+    done = specc(other, "verify", "--rebuild", "--json", "tiny.yaml")
+    found = {item["stage"]: item for item in json.loads(done.stdout)["artifacts"]}
+    (results,) = json.loads((other / "tiny.lock.json").read_text())["results"].values()
+    assert {stage: item["rebuilt"] for stage, item in found.items()} == results
+    assert {item["state"] for item in found.values()} == {"same"}
+    assert not list((other / ".specc/store/tmp").iterdir())
+
+
+def test_a_rebuild_stops_where_it_differs(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    shutil.copytree(project, other, ignore=shutil.ignore_patterns(".specc"))
+    lock = other / "tiny.lock.json"
+    raw = json.loads(lock.read_text())
+    (results,) = raw["results"].values()
+    results["conversations"] = "0" * 64
+    lock.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
+    done = specc(other, "verify", "--rebuild", "--json", "tiny.yaml", expect=4)
+    found = json.loads(done.stdout)
+    states = {item["stage"]: item["state"] for item in found["artifacts"]}
+    assert states.pop("verifier") == "same"
+    assert states.pop("conversations") == "different"
+    assert set(states.values()) == {"skipped"}
+    assert list(Path(found["kept"]).glob("*-conversations-tiny"))
+
+
+def test_an_artifact_is_hashed_and_built_again_by_its_id(project: Path) -> None:
+    assert "9 artifacts hashed again: every bit is the same" in specc(project, "verify", "tiny.yaml").stderr
+    (draft,) = (path.name[:12] for path in (project / ".specc/store").glob("*-draft-tiny"))
+    assert "1 artifact built again: every bit is the same" in specc(project, "verify", draft, "--rebuild").stderr
 
 
 def test_status_show_and_serve_speak_of_what_was_built(project: Path) -> None:
@@ -156,3 +185,56 @@ def test_a_corrupted_lock_entry_is_a_difference(project: Path) -> None:
     done = specc(project, "build", "--locked", "tiny.yaml", expect=4)
     assert "the stage `draft` came out as" in done.stderr
     lock.write_text(text)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Return the processes that have `folder` in their command line, but for zombies."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if str(folder).encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+KILLS = [
+    ("verifier", 0.5), ("responses", 12), ("responses", 12), ("hidden_states", 12), ("hidden_states", 12),
+    ("draft", 8), ("draft", 8), ("draft", 8), ("checkpoint", 1), ("evaluation", 12),
+]  # fmt: skip
+"""Stages (or those after them) that are killed in the middle, and how many seconds after their start at most."""
+
+
+def test_a_build_that_is_killed_ten_times_comes_to_the_same_digests(project: Path, tmp_path: Path) -> None:
+    """SIGKILL at random points: of `specc`, whose stage must then die too, or of the stage, which `specc` must say."""
+    random = Random(20261124)  # noqa: S311 - it must repeat
+    other = tmp_path / "killed"
+    shutil.copytree(project, other, ignore=shutil.ignore_patterns(".specc"))
+    command = [str(Path(sys.executable).parent / "specc"), "build", "--locked", "tiny.yaml"]
+    for number, (stage, longest) in enumerate(KILLS):
+        build = subprocess.Popen(command, cwd=other, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert build.stderr is not None
+        later = [f"{name}: started" for name in list(ROWS)[list(ROWS).index(stage) :]]
+        for line in build.stderr:
+            if line.startswith(tuple(later)):
+                break
+        else:
+            pytest.fail(f"`{stage}` did not start in build {number}")
+        time.sleep(random.uniform(0, longest))
+        children = processes_of(other)
+        if number % 2 or not children:
+            build.kill()
+        else:
+            with suppress(ProcessLookupError):  # it has finished just now
+                os.kill(random.choice(children), signal.SIGKILL)
+            time.sleep(1)
+            assert build.poll() in (None, 3)
+            build.kill()
+        build.communicate()
+        deadline = time.monotonic() + 5
+        while processes_of(other) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not processes_of(other), "a stage outlived specc"
+    found = json.loads(specc(other, "build", "--locked", "--json", "tiny.yaml").stdout)["artifacts"]
+    (results,) = json.loads((project / "tiny.lock.json").read_text())["results"].values()
+    assert found == {name: f"sha256:{digest}" for name, digest in results.items()}

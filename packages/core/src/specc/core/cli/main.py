@@ -19,6 +19,10 @@ COMMANDS: Final = {
     "build": "build what is missing",
     "status": "which artifacts exist, which are stale",
     "show": "an artifact: where it is from, what it measured, how to serve it",
+    "verify": "hash artifacts again, or build them again and compare",
+    "gc": "remove what no lock, ref or recent build needs",
+    "logs": "what a stage's engines printed",
+    "doctor": "what this machine has, and what a spec needs beyond it",
     "schema": "the language's JSON Schema, or one field's page",
     "serve": "the command that serves a speculator in vLLM",
 }

@@ -37,15 +37,21 @@ def build(
     foreseen = [decision for decision in _foresee(plan, wanted, store) if decision.action == "build"]
     for decision in foreseen:
         _require(decision.stage, values, files)
-    for stage in wanted:
-        decision = decide_stage(plan, stage, done, store)
-        if decision.action != "hit":
-            manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter)
-            decision = replace(decision, digest=manifest.digest)
-        done[stage.name] = decision
-        store.note_last(plan.name, stage.name, store.manifest(decision.digest or "", decision.key))
-    if "checkpoint" in done and (digest := done["checkpoint"].digest):
-        store.name_ref(plan.name, digest)
+    with store.lease() as lease:
+        for stage in wanted:
+            held = False
+            while not held:  # more than once only when `gc` came between
+                decision = decide_stage(plan, stage, done, store)
+                if decision.action != "hit":
+                    manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter)
+                    decision = replace(decision, digest=manifest.digest)
+                lease.add(decision.digest or "")
+                held = store.find(stage.name, decision.key or "") == decision.digest
+                done[stage.name] = decision
+            found = done[stage.name]
+            store.note_last(plan.name, stage.name, store.manifest(found.digest or "", found.key))
+        if "checkpoint" in done and (digest := done["checkpoint"].digest):
+            store.name_ref(plan.name, digest)
     return done
 
 

@@ -26,7 +26,6 @@ class StageRow:
     """
 
     name: str
-    package: str
     version: int
     params: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -34,6 +33,24 @@ class StageRow:
     facets: tuple[str, ...] = ()
     lineage: bool = False
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def package(self) -> str:
+        """The package that runs the stage."""
+        return PACKAGES[self.name]
+
+
+PACKAGES: Final[Mapping[str, str]] = {
+    "verifier": "datagen",
+    "conversations": "datagen",
+    "responses": "datagen",
+    "tokens": "datagen",
+    "vocabulary": "datagen",
+    "hidden_states": "datagen",
+    "draft": "train",
+    "checkpoint": "export",
+    "evaluation": "evaluate",
+}
 
 
 def pick(values: Values, *paths: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -63,7 +80,6 @@ def _verifier(values: Values) -> StageRow:
     hub = {"repo": verifier["model"], "revision": verifier["revision"]} if verifier["revision"] else None
     return StageRow(
         name="verifier",
-        package="datagen",
         version=1,
         params=pick(values, *(f"verifier.{key}" for key in
                               (("format", "files") if plain else ("format", "files", "dtype", "config")))),
@@ -77,7 +93,6 @@ def _conversations(values: Values) -> StageRow:
     data = values["data"]
     return StageRow(
         name="conversations",
-        package="datagen",
         version=1,
         params=pick(values, "data.sources", "data.validation", "data.system_prompt", "data.shard_rows"),
         files=tuple(dict.fromkeys(item["file"] for item in [*data["sources"], *data["validation"]["sources"]])),
@@ -89,7 +104,6 @@ def _responses(values: Values) -> StageRow | None:
         return None
     return StageRow(
         name="responses",
-        package="datagen",
         version=1,
         params=pick(values, "data.responses", "data.sequence_length", "data.shard_rows", "data.system_prompt",
                     "verifier.dtype", "verifier.config", "verifier.chat_template_sha256", "date"),
@@ -102,7 +116,6 @@ def _tokens(values: Values) -> StageRow:
     generated = values["data"]["responses"]["from"] == "verifier"
     return StageRow(
         name="tokens",
-        package="datagen",
         version=1,
         params=pick(values, "data.sequence_length", "data.shard_rows", "verifier.config", "verifier.tokenizer_sha256",
                     "verifier.chat_template_sha256", "date"),
@@ -116,7 +129,6 @@ def _vocabulary(values: Values) -> StageRow | None:
         return None
     return StageRow(
         name="vocabulary",
-        package="datagen",
         version=1,
         params=pick(values, "draft.vocabulary", "verifier.config"),
         inputs={"tokens": "tokens", "verifier": "verifier"},
@@ -126,7 +138,6 @@ def _vocabulary(values: Values) -> StageRow | None:
 def _hidden_states(values: Values) -> StageRow:
     return StageRow(
         name="hidden_states",
-        package="datagen",
         version=1,
         params=pick(values, "draft.hidden_state_layers", "verifier.dtype", "verifier.config", "data.sequence_length"),
         inputs={"tokens": "tokens", "verifier": "verifier"},
@@ -142,7 +153,6 @@ def _draft(values: Values) -> StageRow:
     init = values["draft"].get("init")
     return StageRow(
         name="draft",
-        package="train",
         version=1,
         params=pick(values, "draft", "train", "verifier.dtype", "verifier.config", "data.sequence_length",
                     "data.shuffle", without=("train.save_every", "draft.init.from")),
@@ -157,7 +167,6 @@ def _draft(values: Values) -> StageRow:
 def _checkpoint(values: Values) -> StageRow:
     return StageRow(
         name="checkpoint",
-        package="export",
         version=1,
         params=pick(values, "version", "name", "verifier", "draft", "data", "train", "export", "date",
                     without=("train.save_every", "verifier.model", "verifier.asked_revision")),
@@ -171,7 +180,6 @@ def _evaluation(values: Values) -> StageRow | None:
         return None
     return StageRow(
         name="evaluation",
-        package="evaluate",
         version=1,
         params=pick(values, "evaluate", "export.speculative_tokens", "draft", "verifier.dtype", "verifier.config",
                     "verifier.chat_template_sha256", "data.system_prompt", "date"),

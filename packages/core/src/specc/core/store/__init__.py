@@ -1,6 +1,7 @@
 """The store: sealed artifacts under the hashes of their content, and what is kept beside them."""
 
+from specc.core.store.gc import Garbage, garbage, sweep
 from specc.core.store.place import project_root
-from specc.core.store.store import Store
+from specc.core.store.store import Lease, Store
 
-__all__ = ["Store", "project_root"]
+__all__ = ["Garbage", "Lease", "Store", "garbage", "project_root", "sweep"]

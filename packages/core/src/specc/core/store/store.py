@@ -7,6 +7,7 @@
     records/<key>.json              times, rates, host and date of a key's last run
     last/<name>/<stage>.json        the manifest that a spec's last build had
     refs/<name>                     the digest of a named artifact
+    leases/<pid>-<n>                digests that a running build needs; locked as long as it runs
     locks/  work/<stage>-<key>/  units/<stage>/  logs/<key>.log  tmp/  digests
 
 A file that says something about an artifact is written after what it speaks of is on the disk, so that a crash at
@@ -21,7 +22,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -199,6 +200,94 @@ class Store:
                 remove_tree(stale)
             return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
 
+    def scratch(self) -> Store:
+        """Return an empty store inside this one, on the same disk; who asked for it removes its folder."""
+        folder = self._made("tmp")
+        with self._writing():
+            return Store(Path(tempfile.mkdtemp(prefix="rebuild-", dir=folder)))
+
+    # What must stay
+
+    @contextmanager
+    def lease(self) -> Generator[Lease]:
+        """Keep what a running build needs from `gc`, for as long as this process lives and no longer."""
+        folder = self._made("leases")
+        with self._writing():
+            handle, name = tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield Lease(self, handle)
+        finally:
+            with suppress(OSError):
+                Path(name).unlink()
+            os.close(handle)
+
+    def roots(self) -> set[str]:
+        """Return the digests that refs and running builds hold."""
+        found = set(self.refs().values())
+        for path in _files(self.root / "leases"):
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found |= set(file.read().decode().split())
+                else:  # its build was killed
+                    path.unlink(missing_ok=True)
+        return found
+
+    def newest(self, count: int) -> set[str]:
+        """Return for each spec's name and stage the `count` artifacts that were built last."""
+        made = dict[str, dict[str, str]]()
+        for path in (self.root / "index").glob("*/*.json"):
+            if (indexed := read_manifest(path)) is not None and (folder := self._folder(indexed.digest)) is not None:
+                at = str(self.record(indexed.key).get("started", ""))
+                built = made.setdefault(folder.name[SHORT + 1 :], {})
+                built[indexed.digest] = max(at, built.get(indexed.digest, ""))
+        return (
+            {digest for built in made.values() for digest in sorted(built, key=built.__getitem__)[len(built) - count :]}
+            if count
+            else set()
+        )
+
+    def parents(self) -> dict[str, set[str]]:
+        """Return for each digest what it was made of, by every key that gave it."""
+        found = dict[str, set[str]]()
+        for path in (self.root / "index").glob("*/*.json"):
+            if (indexed := read_manifest(path)) is not None:
+                found.setdefault(indexed.digest, set()).update(indexed.inputs.values())
+        return found
+
+    def leftovers(self) -> list[Path]:
+        """Return folders that builds and rebuilds put their output in before it had a name."""
+        folder = self.root / "tmp"
+        return [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+
+    def unfinished(self) -> list[Path]:
+        """Return the work folders: each is of a stage that runs, or that a killed build would go on with."""
+        folder = self.root / "work"
+        return [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+
+    def shards(self) -> list[Path]:
+        """Return the finished shards that artifacts share."""
+        return [path for path in (self.root / "units").rglob("*") if path.is_file() and path.suffix != ".sha256"]
+
+    def held(self, name: str) -> bool:
+        """Tell whether a process works on what a folder below `tmp` or `work` is named after."""
+        keys = [path.stem for path in _files(self.root / "locks")]
+        return any(self._locked(key) for key in keys if key == name or (len(key) == 64 and key[:16] in name))
+
+    def busy(self) -> bool:
+        """Tell whether any stage runs."""
+        return any(self.held(path.name) for path in self.unfinished())
+
+    def _locked(self, key: str) -> bool:
+        with (self.root / "locks" / f"{key}.lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     # Sealing
 
     def seal(self, job: StageJob, name: str, output: Path, record: Mapping[str, Any]) -> Manifest:
@@ -343,6 +432,18 @@ class Store:
             yield
         except OSError as error:
             raise storage_error(error, self.root) from error
+
+
+class Lease:
+    """What a running build holds on to."""
+
+    def __init__(self, store: Store, handle: int) -> None:
+        self._store, self._handle = store, handle
+
+    def add(self, digest: str) -> None:
+        """Hold an artifact; if `gc` was there first it is gone, which the caller must look at afterwards."""
+        with self._store.lock("gc", lambda: None):
+            os.write(self._handle, f"{digest}\n".encode())
 
 
 def _files(folder: Path) -> Iterator[Path]:

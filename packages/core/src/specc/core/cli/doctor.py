@@ -1,0 +1,142 @@
+"""`specc doctor`: what this machine is and has, and what a spec needs beyond it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import click
+
+from specc.core.cli.options import as_json, human, paint, print_json, words
+from specc.core.errors import Exit
+from specc.core.execute.machine import cpu_flags, detect_class, installed, isa_of, machine_name
+from specc.core.lock import machine_class
+from specc.core.store import Store
+
+_COLOURS: Final = {"ok": "green", "note": "yellow", "lack": "red"}
+BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One line: a `lack` stops a build, a `note` may surprise."""
+
+    state: Literal["ok", "note", "lack"]
+    what: str
+    text: str
+    hint: str = ""
+
+
+@click.command("doctor", short_help="what this machine has, and what a spec needs beyond it")
+@click.argument("spec", required=False, type=click.Path(path_type=Path))
+@as_json
+def command(spec: Path | None, json: bool) -> int:
+    """Show this machine's class, engines, threads, memory and disk, and with SPEC what it lacks for a build."""
+    facts = [*_machine(), *_engines()]
+    if spec is None:
+        facts.append(_disk(Store.locate(Path.cwd() / "spec.yaml"), None))
+    else:
+        facts += _needs(spec)
+    lacks = [fact for fact in facts if fact.state == "lack"]
+    if json:
+        print_json({"class": machine_name(), "facts": [asdict(fact) for fact in facts]})
+    else:
+        width = max(len(fact.what) for fact in facts)
+        for fact in facts:
+            click.echo(f"{paint(f'{fact.state:<4}', _COLOURS[fact.state])}  {fact.what:<{width}}  {fact.text}")
+            if fact.hint:
+                click.echo(f"{'':<{width + 8}}{fact.hint}")
+        subject = f"build {spec}" if spec else "build"
+        words(f"this machine can {subject}" if not lacks else f"this machine cannot {subject}: {len(lacks)} lacking")
+    return Exit.INPUT if lacks else Exit.OK
+
+
+def _machine() -> Iterator[Fact]:
+    device, isa = detect_class()
+    yield Fact("ok", "python", f"{platform.python_version()}, {sys.executable}")
+    own = (machine_class(machine_name()).device, machine_class(machine_name()).isa) == (device, isa)
+    richest = "" if device == "cpu" else f"; the processor has {isa_of(cpu_flags())}"
+    if own:
+        yield Fact("ok", "class", f"{machine_name()}{richest}")
+    else:
+        yield Fact("lack", "class", f"none for {device} with {isa}: specc can lock and plan here, and not build",
+                   "a build needs x86-64 with AVX2, or a GPU")  # fmt: skip
+    yield Fact("ok", "cores", str(_cores()))
+    total, free = _memory()
+    yield Fact("ok", "memory", f"{human(total)}, {human(free)} free")
+
+
+def _engines() -> Iterator[Fact]:
+    pins = machine_class(machine_name()).engines
+    here = installed(pins)
+    extra = machine_class(machine_name()).device
+    for name, pin in pins.items():
+        found = here[name]
+        if found == pin:
+            yield Fact("ok", name, pin)
+        else:
+            yield Fact("lack", name, f"{found or 'none'} is installed, and the pinned version is {pin}",
+                       f"`pip install 'specc[{extra}]'` brings the pinned engines")  # fmt: skip
+
+
+def _needs(path: Path) -> Iterator[Fact]:
+    """Yield what a spec asks of the machine; raises `SpeccError` if the spec itself is wrong."""
+    from specc.core.compiler import compile_spec
+
+    compiled = compile_spec(path, machine=machine_name())
+    values = compiled.lock.locked.values
+    threads, ranks = values["runtime"]["threads"], values["runtime"]["train"]["ranks"]
+    if threads * ranks > _cores():
+        each = f" in each of {ranks} ranks" if ranks > 1 else ""
+        yield Fact("note", "threads", f"{threads}{each}, on {_cores()} cores",
+                   "it works and is slow; `runtime.threads` is part of what decides the bits")  # fmt: skip
+    else:
+        yield Fact("ok", "threads", str(threads * ranks))
+    yield _disk(compiled.store, _states(values, compiled.resolved.files))
+
+
+def _states(values: Mapping[str, Any], files: Mapping[str, Path]) -> int:
+    """Return the most bytes that the hidden states of a spec's data can take."""
+    data, config = values["data"], values["verifier"]["config"]
+    rows = 0
+    for source in [*data["sources"], *data["validation"]["sources"]]:
+        with files[source["file"]].open("rb") as file:
+            lines = sum(1 for line in file if line.strip())
+        rows += min(lines, source.get("rows") or lines)
+    layers = len(values["draft"]["hidden_state_layers"]) + 1
+    width = layers * config["hidden_size"] * BYTES[values["verifier"]["dtype"]]
+    return rows * data["sequence_length"] * width
+
+
+def _disk(store: Store, needed: int | None) -> Fact:
+    folder = store.root
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    text = f"{human(free)} free for {store.root}"
+    if needed is None:
+        return Fact("ok", "disk", text)
+    text += f"; the hidden states take at most {human(needed)}"
+    if needed <= free:
+        return Fact("ok", "disk", text)
+    return Fact("note", "disk", text, "rows shorter than `data.sequence_length` take less; `specc gc` frees space")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _memory() -> tuple[int, int]:
+    """Return this machine's memory and what of it is free, in bytes (proc(5), in kB there)."""
+    found = {"MemTotal": 0, "MemAvailable": 0}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in found:
+            found[name] = int(rest.split()[0]) * 1024
+    return found["MemTotal"], found["MemAvailable"]

@@ -1,0 +1,63 @@
+"""`specc gc`: remove what nothing needs, and say first how much that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from specc.core import lock as locks
+from specc.core.cli.options import as_json, human, print_json, words
+from specc.core.errors import Exit, SpeccError
+from specc.core.store import Store, garbage, project_root, sweep
+
+
+@click.command("gc", short_help="remove what no lock, ref or recent build needs")
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--keep-last", type=click.IntRange(min=0), default=1, show_default=True, metavar="N",
+              help="Keep the N newest artifacts of each stage of a spec, too.")  # fmt: skip
+@click.option("--unfinished", is_flag=True, help="Remove what killed builds would go on from, too.")
+@as_json
+def command(dry_run: bool, keep_last: int, unfinished: bool, json: bool) -> int:
+    """Remove artifacts that no lock of this project, no ref, no recent and no running build needs."""
+    here = Path.cwd() / "spec.yaml"
+    store = Store.locate(here)
+    if not store.root.is_dir():
+        raise SpeccError("there is no store here", where=str(store.root),
+                         hint="`SPECC_STORE` names one elsewhere")  # fmt: skip
+    roots = set(_locked(project_root(here)))
+    with store.lock("gc", lambda: words("another gc or a build's next stage holds the store: waiting")):
+        found = garbage(store, roots, keep_last=keep_last, unfinished=unfinished)
+        if not dry_run:
+            sweep(store, found)
+    if json:
+        artifacts = [
+            {"stage": item.stage, "digest": f"sha256:{item.digest}", "bytes": found.sizes[item.digest]}
+            for item in found.artifacts
+        ]
+        folders = [str(path) for path in found.folders]
+        print_json({"bytes": found.size, "removed": not dry_run, "artifacts": artifacts, "folders": folders})
+        return Exit.OK
+    count = len(found.artifacts)
+    words(f"{human(found.size)} {'would come' if dry_run else 'came'} free:"
+          f" {count} artifact{'s' * (count != 1)}, {len(found.folders)} left-over folders")  # fmt: skip
+    for item in sorted(found.artifacts, key=lambda item: -found.sizes[item.digest]):
+        click.echo(f"{human(found.sizes[item.digest]):>9}  {item.stage:<14} sha256:{item.digest[:12]}…")
+    for path in found.folders:
+        click.echo(f"{human(found.sizes[str(path)]):>9}  {path.parent.name}/{path.name}")
+    return Exit.OK
+
+
+def _locked(project: Path) -> Iterator[str]:
+    """Yield every digest that a lock of the project has as a result; raises `SpeccError` for a lock that is broken."""
+    for path in sorted(project.rglob("*.lock.json")):
+        inside = path.relative_to(project).parts[:-1]
+        if any(part.startswith(".") or part in ("node_modules", "site-packages") for part in inside):
+            continue
+        lock = locks.read(path)
+        if lock is None:
+            raise SpeccError("the lock has conflict markers, so what it needs is not known", where=str(path),
+                             hint="resolve them, or `specc lock` its spec, first")  # fmt: skip
+        for found in lock.results.values():
+            yield from found.values()

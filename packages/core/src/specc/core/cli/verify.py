@@ -1,0 +1,124 @@
+"""`specc verify`: hash artifacts again, or build them again in an empty store and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from specc.core.cli.options import as_json, paint, print_json, words
+from specc.core.errors import Exit, SpeccError
+from specc.core.files import remove_tree
+from specc.core.store import Store
+from specc.core.verify import Finding, rebuild, rebuild_one, rehash
+
+_COLOURS = {"same": "green", "different": "red", "skipped": "yellow"}
+
+
+@click.command("verify", short_help="hash artifacts again, or build them again and compare")
+@click.argument("target", metavar="ID|SPEC")
+@click.option("--rebuild", "again", is_flag=True, help="Build again in an empty store and compare every digest.")
+@as_json
+def command(target: str, again: bool, json: bool) -> int:
+    """Check that an artifact (the start of its ID) or all of SPEC's are what was sealed.
+
+    With --rebuild, an ID is built again from its inputs in the store, and a SPEC from its sources on.
+    """
+    if target.endswith((".yaml", ".yml")) or Path(target).is_file():
+        return _spec(Path(target), again=again, json=json)
+    store = Store.locate(Path.cwd() / "spec.yaml")
+    digest = store.resolve(target)
+    manifest = store.manifest(digest)
+    if not again:
+        return _report(rehash(store, {manifest.stage: digest}), verb="hashed", json=json)
+    from specc.core.execute import Reporter
+
+    with _scratch(store) as (fresh, keep):
+        found = [rebuild_one(manifest, store, fresh, ready=set(store.digests()), reporter=Reporter())]
+        return _report(found, verb="built", json=json, kept=keep(found))
+
+
+def _spec(path: Path, *, again: bool, json: bool) -> int:
+    from specc.core.compiler import compile_spec
+    from specc.core.execute import Reporter, machine_name
+    from specc.core.plan import decide
+
+    compiled = compile_spec(path, trust="locked", machine=machine_name())
+    plan, store = compiled.plan(), compiled.store
+    locked = compiled.lock.results.get(plan.numerics, {})
+    digests = {decision.stage.name: decision.digest or "" for decision in decide(plan, store)}
+    if not again:
+        missing = [name for name, digest in digests.items() if not digest]
+    else:
+        digests = {name: digest or locked.get(name, "") for name, digest in digests.items()}
+        missing = [name for name, digest in digests.items() if not digest]
+    if missing:
+        raise SpeccError(
+            f"there is nothing to verify for {', '.join(f'`{name}`' for name in missing)}: never built on this machine",
+            where=str(path),
+            hint=f"`specc build {path}` builds what is missing",
+        )
+    if not again:
+        return _report(rehash(store, digests), verb="hashed", json=json)
+    with _scratch(store) as (fresh, keep):
+        values, files = compiled.lock.locked.values, compiled.resolved.files
+        found = list(rebuild(plan, digests, store, fresh, values=values, files=files, reporter=Reporter()))
+        return _report(found, verb="built", json=json, kept=keep(found))
+
+
+class _Keep:
+    """Decides whether what was built again stays, for a person to look at."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kept = False
+
+    def __call__(self, found: Iterable[Finding]) -> Path | None:
+        """Keep the folder if anything came out different, and return it then."""
+        self.kept = any(finding.state == "different" for finding in found)
+        return self.folder if self.kept else None
+
+
+@contextmanager
+def _scratch(store: Store) -> Generator[tuple[Store, _Keep]]:
+    fresh = store.scratch()
+    keep = _Keep(fresh.root)
+    try:
+        with store.lock(fresh.root.name, lambda: None):  # so that `gc` leaves it alone
+            yield fresh, keep
+    finally:
+        (store.root / "locks" / f"{fresh.root.name}.lock").unlink(missing_ok=True)  # nobody else's name
+        if not keep.kept:
+            remove_tree(fresh.root)
+
+
+def _report(found: Iterable[Finding], *, verb: str, json: bool, kept: Path | None = None) -> int:
+    """Print the findings; return exit code 4 if anything differs."""
+    rows: list[Finding] = []
+    for finding in found:
+        rows.append(finding)
+        if json:
+            continue
+        state = "the same" if finding.state == "same" else finding.state
+        click.echo(f"{finding.stage:<14} sha256:{finding.digest[:12]}…  {paint(state, _COLOURS[finding.state])}")
+        if finding.rebuilt and finding.rebuilt != finding.digest:
+            click.echo(f"  built again it is sha256:{finding.rebuilt[:12]}…")
+        for line in finding.differences:
+            click.echo(f"  {line}")
+    wrong = [finding for finding in rows if finding.state == "different"]
+    if json:
+        print_json({"artifacts": [asdict(finding) for finding in rows], "kept": str(kept) if kept else None})
+    elif wrong:
+        skipped = sum(finding.state == "skipped" for finding in rows)
+        rest = f", {skipped} made of what differs and not built" if skipped else ""
+        words(f"{len(wrong)} of {len(rows)} artifacts {verb} again came out different{rest}")
+        if kept:
+            words(f"what was built again is in {kept}")
+        elif verb == "hashed":
+            words("hint: remove the artifact's folder, and `specc build` makes it again")
+    else:
+        words(f"{len(rows)} artifact{'s' * (len(rows) != 1)} {verb} again: every bit is the same")
+    return Exit.DIFFERENCE if wrong else Exit.OK
