@@ -46,10 +46,9 @@ def run(store: Store, words: io.StringIO) -> Run:
     """Run a toy stage in this process's store."""
 
     def run(stage: str, params: Mapping[str, Any] | None = None, **changes: Any) -> Manifest:
-        interpreter = changes.pop("interpreter", sys.executable)
+        interpreter, again = changes.pop("interpreter", sys.executable), changes.pop("again", False)
         job = make_job(stage, params, units=str(store.units(stage)), **changes)
-        return run_stage(
-            job, package="toy", store=store, reporter=Reporter(words), name="tiny", interpreter=interpreter
-        )
+        return run_stage(job, package="toy", store=store, reporter=Reporter(words), name="tiny",
+                         interpreter=interpreter, again=again)  # fmt: skip
 
     return run

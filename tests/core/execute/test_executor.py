@@ -221,6 +221,18 @@ def test_other_bytes_from_the_same_key_are_exit_4(run: Run, store: Store) -> Non
     assert first.digest[:12] in caught.value.message
 
 
+def test_what_is_there_is_built_again_from_its_first_shard_on_when_asked(run: Run, quick_path: Path) -> None:
+    context = {"watch": str(quick_path / "watch"), "seconds": 0}
+    first = run("slow", {"shards": 2}, context=context)
+    assert run("slow", {"shards": 2}, context=context, again=True) == first
+    shards = [line.split()[1] for line in (quick_path / "watch").read_text().splitlines()]
+    assert shards == ["0", "1", "0", "1"]
+    run("random")
+    with pytest.raises(SpeccError, match="before from the same key") as caught:
+        run("random", again=True)
+    assert caught.value.code == Exit.DIFFERENCE
+
+
 def test_two_compilers_that_race_for_a_key_run_its_stage_once(compilers: Compilers) -> None:
     release = compilers.watch.with_name("release")
     racers = [compilers.start("slow", shards=3, until=release) for _ in range(2)]

@@ -93,6 +93,15 @@ def test_with_a_lock_the_hub_is_not_asked(asked: list[str], tmp_path: Path) -> N
     assert asked == []
 
 
+@pytest.mark.parametrize("value", ["1", "true"])
+def test_offline_no_hub_is_asked(asked: list[str], monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    with pytest.raises(SpeccError, match="`org/tiny` is not pinned by a lock") as caught:
+        hub.model("org/tiny", "main")
+    assert "lock where there is a network" in (caught.value.hint or "")
+    assert asked == []
+
+
 def test_a_gated_and_a_missing_model_are_told_apart(asked: list[str], tmp_path: Path) -> None:
     with pytest.raises(SpeccError) as caught:
         hub.model("org/gated", "main")

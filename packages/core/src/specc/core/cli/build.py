@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,16 @@ from specc.core.plan import ROWS, Decision
 @click.option("--locked", is_flag=True, help="Fail when the lock is stale; write no lock.")
 @click.option("--frozen", is_flag=True, help="Build the lock as it is, without comparing it with the spec.")
 @click.option("--stage", type=click.Choice(list(ROWS)), help="Build this stage and what it needs, no further.")
+@click.option("--force", is_flag=True, help="Build again what is there (with --stage, that one), and compare.")
+@click.option("--offline", is_flag=True, help="Ask no hub; fail when something would have to be fetched.")
 @as_json
-def command(spec: Path, locked: bool, frozen: bool, stage: str | None, json: bool) -> int:
+def command(  # noqa: PLR0913, PLR0917 - click passes by name
+    spec: Path, locked: bool, frozen: bool, stage: str | None, force: bool, offline: bool, json: bool
+) -> int:
     """Build SPEC: run the stages whose artifacts are not in the store, and judge its checks."""
     started = time.monotonic()
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     trust: Trust = "frozen" if frozen else "locked" if locked else "update"
     compiled = compile_spec(spec, trust=trust, machine=machine_name())
     if trust == "update":
@@ -38,6 +45,7 @@ def command(spec: Path, locked: bool, frozen: bool, stage: str | None, json: boo
         files=compiled.resolved.files,
         reporter=Reporter(),
         until=stage,
+        force=force,
     )
     found = {name: decision.digest for name, decision in done.items() if decision.digest}
     _compare(compiled, found)

@@ -13,7 +13,7 @@ from specc.core.execute.executor import run_stage
 from specc.core.execute.machine import installed
 from specc.core.execute.reporter import Reporter
 from specc.core.plan import Decision, Plan, PlannedStage, decide_stage, lineage
-from specc.core.resolve import missing_file
+from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
 
 
@@ -25,26 +25,30 @@ def build(
     files: Mapping[str, Path],
     reporter: Reporter,
     until: str | None = None,
+    force: bool = False,
 ) -> dict[str, Decision]:
     """Build what is missing of a plan and return every stage's decision with its artifact's digest.
 
     A finished build keeps the action that led to it (`build`), so that a caller can tell it from a `hit`.
-    `until` names the last stage wanted; stages that it does not need are left alone. Raises `SpeccError`
+    `until` names the last stage wanted; stages that it does not need are left alone. With `force`, what is there is
+    built again (with `until`, that stage alone), which must come out the same. Raises `SpeccError`
     before anything starts when an engine or a file that will surely be needed is missing.
     """
     wanted = plan.stages if until is None else _needed(plan, until)
     done: dict[str, Decision] = {}
-    foreseen = [decision for decision in _foresee(plan, wanted, store) if decision.action == "build"]
-    for decision in foreseen:
-        _require(decision.stage, values, files)
+    forced = {stage.name for stage in wanted if force and until in (None, stage.name)}
+    for decision in _foresee(plan, wanted, store):
+        if decision.action == "build" or decision.stage.name in forced:
+            _require(decision.stage, values, files)
     with store.lease() as lease:
         for stage in wanted:
             held = False
             while not held:  # more than once only when `gc` came between
                 decision = decide_stage(plan, stage, done, store)
-                if decision.action != "hit":
-                    manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter)
-                    decision = replace(decision, digest=manifest.digest)
+                again = stage.name in forced
+                if decision.action != "hit" or again:
+                    manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter, again=again)
+                    decision = replace(decision, action="build", digest=manifest.digest)
                 lease.add(decision.digest or "")
                 held = store.find(stage.name, decision.key or "") == decision.digest
                 done[stage.name] = decision
@@ -79,6 +83,12 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
     for name in stage.row.files:
         if name not in files:
             raise missing_file(name, values)
+    if "hub" in stage.row.context and offline():
+        raise SpeccError(
+            f"the verifier `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
+            " `HF_HUB_OFFLINE`) forbids to fetch it",
+            hint="build its stage once where there is a network: `specc build --stage verifier`",
+        )
     pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
     here = installed(pins)
     wrong = {name: here[name] for name, pin in pins.items() if here[name] != pin}
@@ -102,6 +112,7 @@ def _run(
     store: Store,
     files: Mapping[str, Path],
     reporter: Reporter,
+    again: bool,
 ) -> Manifest:
     """Run one stage whose inputs are all there."""
     stage, key = decision.stage, decision.key
@@ -125,4 +136,4 @@ def _run(
         units=str(store.units(row.name)),
         context=row.context,
     )
-    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name)
+    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name, again=again)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from specc.core.resolve.hub import offline
+
 FIXED: Final[Mapping[str, str]] = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its bits with a workspace of fixed size only
     "DO_NOT_TRACK": "1",
@@ -55,7 +57,7 @@ def environment(facets: Mapping[str, Any], work: Path, port: int, *, hub: bool =
     threads = str(facets.get("threads", 1))
     found = {
         **FIXED,
-        "HF_HUB_OFFLINE": "0" if hub else "1",
+        "HF_HUB_OFFLINE": "0" if hub and not offline() else "1",
         "HOME": str(work / "home"),
         "MASTER_PORT": str(port),
         "MKL_NUM_THREADS": threads,

@@ -31,25 +31,36 @@ POLL: Final = 0.2
 
 
 def run_stage(
-    job: StageJob, *, package: str, store: Store, reporter: Reporter, name: str, interpreter: str = sys.executable
+    job: StageJob,
+    *,
+    package: str,
+    store: Store,
+    reporter: Reporter,
+    name: str,
+    interpreter: str = sys.executable,
+    again: bool = False,
 ) -> Manifest:
     """Run a stage and seal what it made; its artifact is named after the spec `name`.
 
     `job.output` is set here. If another process works on the same key, wait and take what it made. Raises
     `SpeccError` when the stage fails (exit code 3, or the failure's own) or its artifact differs from the one that
-    the key gave before (exit code 4). An interrupt, and SIGTERM (as `SystemExit`, 143), stop the stage first.
+    the key gave before (exit code 4). `again` runs it from its first row on, whatever is there. An interrupt, and SIGTERM (as `SystemExit`, 143), stop the stage first.
 
     The kernel kills a stage when the thread that started it ends, so a stage is followed by that same thread.
     """
     started = time.time()
     with store.lock(job.key, lambda: reporter.waiting(job.stage)) as lock:
         found = store.find(job.stage, job.key)
-        if found is not None:
+        if found is not None and not again:
             manifest = store.manifest(found, job.key)
             reporter.stage_done(job.stage, manifest, time.time() - started)
             return manifest
         require_isa(job.facets)
         work = store.work(job.stage, job.key)
+        if again:
+            remove_tree(work)
+            work = store.work(job.stage, job.key)
+            job = replace(job, units=str(work / "units"))
         output = store.begin(job.stage, job.key)
         job = replace(job, output=str(output), work=str(work))
         reporter.stage_started(job.stage, job.key)

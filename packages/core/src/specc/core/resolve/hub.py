@@ -55,7 +55,17 @@ def pin(found: HubModel, names: list[str]) -> dict[str, str]:
     return {name: found.files[name] or hashlib.sha256(fetch(found, name)).hexdigest() for name in names}
 
 
+def offline() -> bool:
+    """Tell whether the user wants no hub to be asked (`HF_HUB_OFFLINE`, as in huggingface_hub)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def _get(path: str, repo: str, revision: str) -> bytes:
+    if offline():
+        raise SpeccError(
+            f"`{repo}` is not pinned by a lock, and `--offline` (or `HF_HUB_OFFLINE`) forbids to ask the hub",
+            hint="lock where there is a network: with a lock, planning needs none",
+        )
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
     request = urllib.request.Request(endpoint + path, headers={"User-Agent": "specc"})  # noqa: S310 - see below
     if request.type not in ("http", "https"):
