@@ -165,6 +165,9 @@ def test_an_artifact_is_hashed_and_built_again_by_its_id(project: Path) -> None:
     assert "9 artifacts hashed again: every bit is the same" in specc(project, "verify", "tiny.yaml").stderr
     (draft,) = (path.name[:12] for path in (project / ".specc/store").glob("*-draft-tiny"))
     assert "1 artifact built again: every bit is the same" in specc(project, "verify", draft, "--rebuild").stderr
+    forced = specc(project, "build", "--force", "--stage", "vocabulary", "--offline", "tiny.yaml").stderr
+    assert "vocabulary: started" in forced
+    assert "tokens: started" not in forced
 
 
 def test_status_show_and_serve_speak_of_what_was_built(project: Path) -> None:

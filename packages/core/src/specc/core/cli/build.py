@@ -27,7 +27,7 @@ from specc.core.plan import ROWS, Decision
 @click.option("--force", is_flag=True, help="Build again what is there (with --stage, that one), and compare.")
 @click.option("--offline", is_flag=True, help="Ask no hub; fail when something would have to be fetched.")
 @as_json
-def command(  # noqa: PLR0913, PLR0917 - click passes by name
+def command(  # noqa: PLR0917 - click passes by name
     spec: Path, locked: bool, frozen: bool, stage: str | None, force: bool, offline: bool, json: bool
 ) -> int:
     """Build SPEC: run the stages whose artifacts are not in the store, and judge its checks."""

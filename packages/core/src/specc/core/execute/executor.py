@@ -42,9 +42,10 @@ def run_stage(
 ) -> Manifest:
     """Run a stage and seal what it made; its artifact is named after the spec `name`.
 
-    `job.output` is set here. If another process works on the same key, wait and take what it made. Raises
-    `SpeccError` when the stage fails (exit code 3, or the failure's own) or its artifact differs from the one that
-    the key gave before (exit code 4). `again` runs it from its first row on, whatever is there. An interrupt, and SIGTERM (as `SystemExit`, 143), stop the stage first.
+    `job.output` is set here. If another process works on the same key, wait and take what it made. `again` runs the
+    stage from its first row on, whatever is there. Raises `SpeccError` when the stage fails (exit code 3, or the
+    failure's own) or its artifact differs from the one that the key gave before (exit code 4). An interrupt, and
+    SIGTERM (as `SystemExit`, 143), stop the stage first.
 
     The kernel kills a stage when the thread that started it ends, so a stage is followed by that same thread.
     """
