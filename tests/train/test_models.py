@@ -65,7 +65,7 @@ def pack(
         torch.cat([tokens[1:] for tokens, *_ in documents]),
         torch.cat([torch.arange(b - a) for a, b in borders]), borders, queries,
     )  # fmt: skip
-    return rows, Targets(torch.cat(normed).to(dtype), counted, where)
+    return rows, Targets(torch.cat(normed).to(dtype), counted, where, counted.sum(1).tolist())
 
 
 def document(length: int, prompt: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -164,7 +164,7 @@ def test_training_step_equals_plain_torch(variant: dict[str, Any]) -> None:
             tv = 1 - torch.minimum(log_p.exp(), log_q.exp()).sum()
             sums[step] += kl + 0.5 * ce + 0.25 * tv
             counts[step] += 1
-    assert counts == targets.counts() == [8, 5, 3]
+    assert counts == targets.counts == [8, 5, 3]
     expected = sum(0.8**k * sums[k] / counts[k] for k in range(3))
     assert torch.allclose(loss, expected, atol=1e-10)
     expected.backward()

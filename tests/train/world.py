@@ -133,6 +133,7 @@ class World:
         draft: dict[str, Any] | None = None,
         train: dict[str, Any] | None = None,
         save_every: int = 0,
+        ranks: int = 1,
     ) -> Path:
         """Write a job with changes to `DRAFT` and `TRAIN`, its output and work under `name`; return its path."""
         params = {
@@ -147,9 +148,10 @@ class World:
         inputs = {one: Input(path=str(self.folder / one), digest="0" * 64)
                   for one in ("tokens", "hidden_states", "verifier", "vocabulary")}  # fmt: skip
         job = StageJob(
-            stage="draft", version=1, key=digest_of(params), params=params, facets={"device": "cpu", "threads": 1},
-            inputs=inputs, files=self.files, output=str(base / "output"), work=str(base / "work"),
-            units=str(base / "units"), context={"save_every": save_every},
+            stage="draft", version=1, key=digest_of(params), params=params,
+            facets={"device": "cpu", "threads": 1, "ranks": ranks}, inputs=inputs, files=self.files,
+            output=str(base / "output"), work=str(base / "work"), units=str(base / "units"),
+            context={"save_every": save_every},
         )  # fmt: skip
         path = base / "job.json"
         path.write_text(job.dump())

@@ -80,14 +80,19 @@ def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> i
     """Run the stage that `JOB.json` names and return its exit code: 0, or that of its failure.
 
     Engines print to file descriptors 1 and 2 as they like: both go to the log that the compiler gave as
-    standard error, and events go to the pipe that was standard output.
+    standard error, and events go to the pipe that was standard output. Of several ranks the first one speaks; the
+    others only say why they failed.
     """
-    _die_with_parent()
+    die_with_parent()
     arguments = sys.argv[1:] if argv is None else argv
-    events = os.fdopen(os.dup(1), "w", buffering=1)
+    shared = os.environ.get("SPECC_EVENTS")  # a rank's way to the pipe, through its launcher
+    events = open(shared, "w", buffering=1) if shared else os.fdopen(os.dup(1), "w", buffering=1)  # noqa: PTH123, SIM115
     os.dup2(2, 1)
+    first = os.environ.get("RANK", "0") == "0"
 
     def emit(event: Event) -> None:
+        if not (first or isinstance(event, Failure)):
+            return
         with suppress(BrokenPipeError):
             events.write(dump_event(event) + "\n")
             events.flush()
@@ -129,7 +134,7 @@ def _raised(error: Exception, emit: Callable[[Event], None]) -> int:
     return Exit.STAGE
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to kill this process when the compiler dies (Linux, prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,6 +1,9 @@
 """`python -m specc.train JOB.json`."""
 
+import sys
+
 from specc.core.stage import Stage, run
+from specc.train.launch import launch
 
 
 def train_draft(stage: Stage) -> None:
@@ -13,4 +16,5 @@ def train_draft(stage: Stage) -> None:
 STAGES = {"draft": train_draft}
 
 if __name__ == "__main__":
+    launch(sys.argv[1:])
     raise SystemExit(run(STAGES))

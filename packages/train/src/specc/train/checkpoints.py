@@ -41,12 +41,23 @@ class Checkpoints:
         folder.chmod(0o700)
 
     def save(self, engine: Engine, progress: Progress, best: dict[str, Tensor] | None) -> None:
-        """Write a checkpoint, then drop the ones before it; a crash leaves the old one or the new one."""
+        """Write a checkpoint, then drop the ones before it; a crash leaves the old one or the new one.
+
+        All ranks write their part, and the first one the rest.
+        """
         name = f"step-{progress.step:09d}"
         draft = self.folder / f".{name}"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
+        if engine.rank == 0:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(mode=0o700)
+        engine.wait()
         engine.save(draft / "engine")
+        engine.wait()
+        if engine.rank == 0:
+            self._seal_up(draft, name, progress, best)
+        engine.wait()
+
+    def _seal_up(self, draft: Path, name: str, progress: Progress, best: dict[str, Tensor] | None) -> None:
         write_atomic(draft / "progress.json", pretty(asdict(progress)))
         if best is not None:
             save_file(best, draft / "best.safetensors")
@@ -62,7 +73,10 @@ class Checkpoints:
                 shutil.rmtree(old)
 
     def restore(self, engine: Engine, warn: Callable[[str], None]) -> tuple[Progress, dict[str, Tensor] | None] | None:
-        """Load the newest whole checkpoint into `engine`; None if there is none. One that changed is not touched."""
+        """Load the newest whole checkpoint into `engine`; None if there is none. One that changed is not touched.
+
+        Every rank looks at the same files, and so comes to the same one.
+        """
         for folder in reversed(self._found()):
             seal = folder / SEAL
             if not seal.is_file() or seal.read_text() != self._seal(folder):
@@ -73,7 +87,9 @@ class Checkpoints:
             best = folder / "best.safetensors"
             # Cloned: a file's tensors may be aligned to 8 bytes only, and some operators then differ in bits.
             tensors = {name: tensor.clone() for name, tensor in load_file(best).items()} if best.is_file() else None
+            engine.wait()
             return progress, tensors
+        engine.wait()
         return None
 
     def _found(self) -> list[Path]:

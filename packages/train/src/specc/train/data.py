@@ -55,6 +55,7 @@ class Corpus:
         Raises `SpeccError` if the hidden states are of other tokens or other layers.
         """
         self._files: OrderedDict[Path, Any] = OrderedDict()
+        self._counts: dict[Document, list[int]] = {}
         index, states = (json.loads((folder / "index.json").read_text()) for folder in (tokens, hidden))
         wanted = [*layers, last]
         if missing := [layer for layer in wanted if layer not in states["layers"]]:
@@ -99,8 +100,28 @@ class Corpus:
         hidden = states.get_slice("hidden_states")[start : start + count]
         return ids, mask, hidden[:, self._layers]
 
-    def batch(self, documents: Sequence[Document], steps: int, frozen: Frozen) -> Batch:
-        """Pack documents into one batch for `steps` steps of training-time test."""
+    def counts(self, documents: Sequence[Document], steps: int) -> list[int]:
+        """Return how many targets each of `steps` steps counts in `documents`."""
+        total = [0] * steps
+        for document in documents:
+            if document not in self._counts:
+                mask = self._open(self._tokens[document.shard]).get_slice("loss_mask")
+                deep = depths(mask[document.start : document.start + document.rows + 2].bool())
+                self._counts[document] = [int((deep >= step).sum()) for step in range(steps)]
+            total = [a + b for a, b in zip(total, self._counts[document], strict=True)]
+        return total
+
+    def batch(
+        self, documents: Sequence[Document], steps: int, frozen: Frozen, *, rank: int = 0, world: int = 1
+    ) -> Batch:
+        """Pack documents into one batch for `steps` steps of training-time test, or the part of it that a rank has.
+
+        Every rank has something to compute, since all must meet in the same collectives: one without a document
+        of its own takes the first, and counts nothing.
+        """
+        counts = self.counts(documents, steps)
+        own = documents[rank::world]
+        idle, documents = not own, own or documents[:1]
         dtype = frozen.embed_tokens.dtype
         aux: list[Tensor] = []
         tokens: list[Tensor] = []
@@ -124,7 +145,8 @@ class Corpus:
         positions = torch.cat([torch.arange(end - start) for start, end in borders])
         queries, counted, places = plan_queries(torch.cat(proposed), torch.cat(depth), steps)
         rows = Rows(torch.cat(aux).to(dtype), torch.cat(tokens), positions, borders, queries)
-        return Batch(rows, Targets(frozen.normed(torch.cat(last)), counted, places))
+        counted = torch.zeros_like(counted) if idle else counted
+        return Batch(rows, Targets(frozen.normed(torch.cat(last)), counted, places, counts))
 
     def _open(self, path: Path) -> Any:
         file = self._files.pop(path, None) or safe_open(path, framework="pt").__enter__()

@@ -64,16 +64,18 @@ def train_draft(stage: Stage) -> None:
         checkpoints = Checkpoints(stage.work / "checkpoints", stage.job.key)
         restored = checkpoints.restore(engine, stage.warn)
         progress, best = restored or (Progress(), None)
+    first = engine.rank == 0
     if restored is None:
         with clock("validation"):
-            progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
+            if first:
+                progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
     else:
         stage.note(f"training goes on after step {progress.step} of {plan.total}")
 
     save_every, positions, said = int(stage.job.context.get("save_every", 0)), 0, 0.0
     for epoch, place, documents in plan.from_step(progress.step):
         with clock("data"):
-            batch = corpus.batch(documents, draft["ttt"]["steps"], frozen)
+            batch = corpus.batch(documents, draft["ttt"]["steps"], frozen, rank=engine.rank, world=engine.world)
         with clock("step"):
             rate = learning_rate(progress.step, plan.total, train["optimizer"]["learning_rate"], train["schedule"])
             loss = engine.step(rate, batch.rows, batch.targets, losses)
@@ -82,7 +84,7 @@ def train_draft(stage: Stage) -> None:
                              hint="lower `train.optimizer.learning_rate`, or set `train.precision: fp32`")  # fmt: skip
         progress.step += 1
         progress.losses.append(loss)
-        positions += len(batch.rows.tokens)
+        positions += sum(document.rows for document in documents)
         rate_now = positions / (clock.seconds["step"] + clock.seconds["data"])
         if time.monotonic() - said > EVERY or progress.step == plan.total:
             said = time.monotonic()
@@ -93,14 +95,19 @@ def train_draft(stage: Stage) -> None:
             with clock("validation"):
                 weights = engine.weights()
                 mean = math.fsum(progress.losses) / len(progress.losses)
-                progress.epochs.append({"epoch": epoch, "loss": mean, **validate(model(weights))})
+                if first:
+                    progress.epochs.append({"epoch": epoch, "loss": mean, **validate(model(weights))})
+                    if _best(progress.epochs, validated=bool(corpus.validation)) == epoch:
+                        progress.best, best = epoch, weights
                 progress.losses = []
-            if _best(progress.epochs, validated=bool(corpus.validation)) == epoch:
-                progress.best, best = epoch, weights
         if ends or (save_every and progress.step % save_every == 0):
             with clock("checkpoint"):
                 checkpoints.save(engine, progress, best)
 
+    stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}
+    stage.record["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if not first:
+        return
     if best is None:
         raise SpeccError(
             "training ended before its first epoch", hint="delete the stage's work folder", code=Exit.STAGE
@@ -116,8 +123,6 @@ def train_draft(stage: Stage) -> None:
     _write(stage.output, initial, best, metrics)
     if positions:
         stage.record["tokens_per_second"] = round(positions / (clock.seconds["step"] + clock.seconds["data"]), 1)
-    stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}
-    stage.record["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Plan:

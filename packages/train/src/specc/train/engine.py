@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from specc.train.optim import make_optimizer
 
 BUCKET: Final = 5_000_000
 """Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
+
+PATIENCE: Final = timedelta(days=1)
+"""How long a rank waits for another: the first one validates alone."""
 
 
 def deepspeed_config(train: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,28 +59,37 @@ class Engine:
         import deepspeed.ops
         from deepspeed.runtime.config import DeepSpeedConfig
 
-        if int(os.environ.get("WORLD_SIZE", "1")) != 1:
-            raise SpeccError("training runs on one rank", hint="set `runtime.train.ranks` to 1", code=Exit.INPUT)
-        # Else the first start compiles a shared-memory all-reduce, which needs g++ and which one rank has no use for.
+        self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        # Else the first start compiles a shared-memory all-reduce, which needs g++.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         try:
             DeepSpeedConfig(config)
         except (ValueError, AssertionError) as error:
             raise SpeccError(f"DeepSpeed refuses its configuration: {str(error).splitlines()[0]}",
                              hint="change `train.zero` or `train.precision`", code=Exit.INPUT) from error  # fmt: skip
-        deepspeed.init_distributed("gloo", verbose=False)
+        backend = "nccl" if os.environ.get("DS_ACCELERATOR") == "cuda" else "gloo"
+        deepspeed.init_distributed(backend, verbose=False, timeout=PATIENCE)
         self.names = dict(model.named_parameters())
         self.optimizer = make_optimizer(model, train["optimizer"])
         self.engine: Any = deepspeed.initialize(model=model, optimizer=self.optimizer, config=config)[0]
 
     def step(self, learning_rate: float, *inputs: Any) -> float:
-        """Do one optimizer step on `model(*inputs)` and return that loss."""
+        """Do one optimizer step on `model(*inputs)`, this rank's part of the loss, and return the whole loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         loss: Tensor = self.engine(*inputs)
-        self.engine.backward(loss)
+        # DeepSpeed takes the mean over the ranks, and the loss is their sum.
+        self.engine.backward(loss * self.world if self.world > 1 else loss)
         self.engine.step()
-        return float(loss.detach())
+        total = loss.detach().clone()
+        if self.world > 1:
+            torch.distributed.all_reduce(total)
+        return float(total)
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            torch.distributed.barrier()
 
     def weights(self) -> dict[str, Tensor]:
         """Return the fp32 masters of all parameters, whole, by the names of the checkpoint."""

@@ -236,8 +236,8 @@ class DatagenRuntime(Section):
 class TrainRuntime(Section):
     """Processes that train."""
 
-    ranks: Annotated[int, Field(ge=1, le=1)] = 1
-    """Number of processes; this release has one."""
+    ranks: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Number of processes of this machine that share each batch; part of the numerics class."""
 
 
 class Runtime(Section):

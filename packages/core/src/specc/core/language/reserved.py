@@ -25,7 +25,6 @@ RESERVED: Final[Mapping[str, str]] = {
     "train.loggers": "remove it: `specc logs` shows the losses",
     "runtime.datagen.python": "interpreters never come from a spec: they could run anything",
     "runtime.train.python": "interpreters never come from a spec: they could run anything",
-    "runtime.train.ranks": "use `ranks: 1`",
     "runtime.datagen.workers": "use `workers: 1`",
     **{f"draft.algorithm={name}": "use `algorithm: eagle3`"
        for name in ("peagle", "dflash", "dflash2", "dspark", "xpress", "mtp")},

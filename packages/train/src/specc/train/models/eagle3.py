@@ -240,9 +240,12 @@ class Eagle3(nn.Module):
         return states
 
     def forward(self, rows: Rows, targets: Targets, weights: Mapping[str, float]) -> Tensor:
-        """Return the training loss: sum over steps k of decay^k times the mean over the targets that k counts."""
+        """Return the training loss: sum over steps k of decay^k times the mean over the targets that k counts.
+
+        Of several ranks each returns its targets' part of it.
+        """
         losses, _ = self.losses(rows, targets, weights, picks=False)
-        scale = losses.new_tensor([self.decay**k / max(1, n) for k, n in enumerate(targets.counts())])
+        scale = losses.new_tensor([self.decay**k / max(1, n) for k, n in enumerate(targets.counts)])
         return (losses * targets.counted * scale[:, None]).sum()
 
     def losses(

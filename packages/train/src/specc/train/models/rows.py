@@ -30,16 +30,14 @@ class Targets:
 
     `normed` `[targets, hidden]` are the verifier's final states, after its norm, that predict them. `counted`
     bool `[steps, targets]`: whether a served draft could start there; `places[k]` int64 `[targets]` is the row's
-    place among `queries[k]`, 0 where it is not counted.
+    place among `queries[k]`, 0 where it is not counted. `counts` are how many targets each step counts, in the
+    whole optimizer step: over all ranks, where there are several.
     """
 
     normed: Tensor
     counted: Tensor
     places: list[Tensor]
-
-    def counts(self) -> list[int]:
-        """Return how many targets each step counts."""
-        return self.counted.sum(1).tolist()
+    counts: list[int]
 
 
 def plan_queries(rows: Tensor, depths: Tensor, steps: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:

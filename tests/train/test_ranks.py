@@ -1,0 +1,96 @@
+"""Several ranks under DeepSpeed's launcher: one training, which repeats, resumes and dies as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from specc.core.contracts import Failure, Note, Progress, StageResult, load_event  # noqa: E402
+from train.world import World, digest, finish, start  # noqa: E402
+
+pytestmark = pytest.mark.engine
+SHORT: dict[str, Any] = {"epochs": None, "steps": 4}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world") / "w", rows=40, validation=4)
+
+
+def trained(job: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job; return its metrics and its weights less the initial ones."""
+    events = finish(job)
+    assert isinstance(events[-1], StageResult), (job.parent / "log").read_text()[-3000:]
+    output = job.parent / "output"
+    before, after = load_file(output / "initial.safetensors"), load_file(output / "model.safetensors")
+    return json.loads((output / "metrics.json").read_text()), {name: after[name] - before[name] for name in after}
+
+
+@pytest.fixture(scope="module")
+def alone(world: World) -> tuple[dict[str, Any], dict[str, Any]]:
+    return trained(world.job("alone", train=SHORT))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_train_as_one_does(world: World, alone: tuple[dict[str, Any], dict[str, Any]], stage: int) -> None:
+    """Up to the order of sums: a rank's share of the loss is weighted by what it counts, not by its rows."""
+    metrics, moved = trained(world.job(f"two-{stage}", train=SHORT | {"zero": {"stage": stage}}, ranks=2))
+    for here, there in zip(metrics["epochs"], alone[0]["epochs"], strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
+        assert here["validation_loss"] == pytest.approx(there["validation_loss"], rel=1e-4)
+    for name, tensor in moved.items():
+        apart = (tensor - alone[1][name]).abs().mean() / alone[1][name].abs().mean()
+        assert apart < 1e-3, name
+
+
+def test_a_killed_run_of_two_ranks_goes_on_with_the_same_bits(world: World) -> None:
+    train = {"precision": "bf16", "epochs": 3, "zero": {"stage": 2}}
+    whole, killed = (world.job(name, train=train, save_every=3, ranks=2) for name in ("whole", "killed"))
+    finish(whole)
+    process = start(killed)
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = load_event(line)
+        if isinstance(event, Progress) and event.done > 4:
+            break
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(ranks) == 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks), "a rank outlived its launcher"
+    notes = [event.text for event in finish(killed) if isinstance(event, Note)]
+    assert any(note.startswith("training goes on after step ") for note in notes)
+    assert sum(note.startswith("training goes on") for note in notes) == 1, "the first rank speaks for all"
+    assert digest(killed) == digest(whole)
+
+
+def test_a_rank_that_dies_ends_the_stage(world: World) -> None:
+    process = start(world.job("dies", train={"epochs": 50}, ranks=2))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if isinstance(load_event(line), Progress):
+            break
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(ranks[1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+
+def test_what_a_rank_refuses_is_said_in_words(world: World) -> None:
+    failure = finish(world.job("refused", train={"precision": "bf16", "zero": {"stage": 0}}, ranks=2))[-1]
+    assert isinstance(failure, Failure)
+    assert "no fp32 masters for bf16" in failure.message
