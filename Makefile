@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 export PYTHON
 
-.PHONY: quickstart install test test-core test-full check format schema clean
+.PHONY: quickstart install test test-core test-full check bench-datagen format schema clean
 
 quickstart: .venv/.installed-cpu  ## install, then build a speculator for SmolLM2-135M-Instruct on two cores
 	$(BIN)/specc build specs/quickstart.yaml
@@ -29,6 +29,9 @@ check: .venv/.installed-cpu  ## lint, types, imports, and the committed schema
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 	$(BIN)/specc schema --check
+
+bench-datagen: .venv/.installed-cpu  ## the data stages against vLLM alone, as ratios of one run
+	$(BIN)/python tools/bench/datagen.py
 
 format: .venv/.installed-cpu  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .

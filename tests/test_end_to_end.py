@@ -46,10 +46,13 @@ runtime: {threads: 2}
 """
 
 
-def specc(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def specc(
+    folder: Path, *arguments: str, expect: int = 0, environment: dict[str, str] | None = None, umask: int = -1
+) -> subprocess.CompletedProcess[str]:
     """Run `specc` as a user would, in `folder`."""
     command = [str(Path(sys.executable).parent / "specc"), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, umask=umask,
+                          env=os.environ | (environment or {}))  # fmt: skip
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -122,6 +125,18 @@ def test_a_learning_rate_leaves_the_hidden_states_and_the_plan_names_value_and_l
     spec.write_text(SPEC)
 
 
+def test_two_ranks_train_the_draft_and_all_before_it_stays(project: Path) -> None:
+    spec = project / "tiny.yaml"
+    spec.write_text(SPEC.replace("runtime: {threads: 2}", "runtime: {threads: 2, train: {ranks: 2}}"))
+    assert [stage for stage, action in actions(project).items() if action != "hit"] == [
+        "draft", "checkpoint", "evaluation",
+    ]  # fmt: skip
+    done = specc(project, "build", "--stage", "draft", "tiny.yaml")
+    assert "draft: sha256:" in done.stderr
+    spec.write_text(SPEC)
+    specc(project, "build", "tiny.yaml")
+
+
 def test_an_unmet_check_is_said_with_exit_1_and_nothing_is_built_again(project: Path) -> None:
     spec = project / "tiny.yaml"
     spec.write_text(SPEC.replace(">= 1.0", ">= 3.9"))
@@ -132,11 +147,22 @@ def test_an_unmet_check_is_said_with_exit_1_and_nothing_is_built_again(project: 
     specc(project, "build", "tiny.yaml")
 
 
+OTHERWISE = {
+    "TZ": "Pacific/Kiritimati", "LANG": "tr_TR.UTF-8", "LC_ALL": "C", "PYTHONHASHSEED": "7", "PYTHONUTF8": "0",
+    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "true",
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "DEBUG", "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41", "DS_ACCELERATOR": "cuda", "TORCH_SHOW_CPP_STACKTRACES": "1",
+}  # fmt: skip
+"""A caller's environment in which next to nothing is as it was for the first build."""
+
+
 def test_a_rebuild_elsewhere_comes_to_the_same_digests(project: Path, tmp_path: Path) -> None:
-    """The promise «bitwise»: another folder, an empty store, and every stage's artifact has the locked digest."""
-    other = tmp_path / "elsewhere"
+    """The promise «bitwise»: another folder, home, locale, time zone and umask, an empty store, the locked digests."""
+    other = tmp_path / "else where"
     shutil.copytree(project, other, ignore=shutil.ignore_patterns(".specc"))
-    done = specc(other, "verify", "--rebuild", "--json", "tiny.yaml")
+    environment = {**OTHERWISE, "HOME": str(tmp_path)}
+    spec = str(other / "tiny.yaml")
+    done = specc(Path("/"), "verify", "--rebuild", "--json", spec, environment=environment, umask=0o077)
     found = {item["stage"]: item for item in json.loads(done.stdout)["artifacts"]}
     (results,) = json.loads((other / "tiny.lock.json").read_text())["results"].values()
     assert {stage: item["rebuilt"] for stage, item in found.items()} == results
@@ -163,7 +189,8 @@ def test_a_rebuild_stops_where_it_differs(project: Path, tmp_path: Path) -> None
 
 def test_an_artifact_is_hashed_and_built_again_by_its_id(project: Path) -> None:
     assert "9 artifacts hashed again: every bit is the same" in specc(project, "verify", "tiny.yaml").stderr
-    (draft,) = (path.name[:12] for path in (project / ".specc/store").glob("*-draft-tiny"))
+    (results,) = json.loads((project / "tiny.lock.json").read_text())["results"].values()
+    draft = results["draft"][:12]
     assert "1 artifact built again: every bit is the same" in specc(project, "verify", draft, "--rebuild").stderr
     forced = specc(project, "build", "--force", "--stage", "vocabulary", "--offline", "tiny.yaml").stderr
     assert "vocabulary: started" in forced

