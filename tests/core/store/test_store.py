@@ -51,7 +51,7 @@ def test_a_sealed_artifact_is_found_under_its_key_and_its_digest(store: Store) -
     tensors = tensors_digest(folder / "shards/00000.safetensors")
     assert manifest.tensors == digest_of([["shards/00000.safetensors", tensors]])
     assert manifest.inputs == {"verifier": "a" * 64}
-    assert store.record("k" * 64) == {"seconds": 1.5}
+    assert store.record("k" * 64) == {"seconds": 1.5, "order": 1}
     assert store.verify(manifest.digest) == []
     assert store.digests() == [manifest.digest]
     assert list((store.root / "tmp").iterdir()) == []

@@ -169,11 +169,17 @@ def _malformed(what: str, path: Path) -> SpeccError:
     return SpeccError(f"not a safetensors file: {what}", where=str(path))
 
 
+def tensors_start(file: BinaryIO) -> int:
+    """Return the byte of a safetensors file that offsets in its header count from; the header was checked before."""
+    file.seek(0)
+    return 8 + struct.unpack("<Q", file.read(8))[0]
+
+
 def tensors_digest(path: Path) -> str:
     """Return a digest over (name, dtype, shape, bytes) of every tensor, so that a header is not taken for a weight."""
     headers = tensor_headers(path)
     with path.open("rb") as file:
-        base = 8 + struct.unpack("<Q", file.read(8))[0]
+        base = tensors_start(file)
         rows: list[list[object]] = []
         for tensor in headers:
             file.seek(base + tensor.start)

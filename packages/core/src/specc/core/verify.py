@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import operator
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final, Literal
 
 from specc.core.contracts import Input, Manifest, StageJob
 from specc.core.errors import SpeccError
 from specc.core.execute import Reporter, build
 from specc.core.execute.executor import run_stage
-from specc.core.files import DTYPE_BITS, TensorHeader, sha256_file, tensor_headers, walk
+from specc.core.files import DTYPE_BITS, TensorHeader, sha256_file, tensor_headers, tensors_start, walk
 from specc.core.plan import PACKAGES, Plan
 from specc.core.store import Store
 
@@ -74,11 +73,10 @@ def rebuild(
         yield found
 
 
-def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, ready: set[str], reporter: Reporter) -> Finding:
+def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, reporter: Reporter) -> Finding:
     """Build one artifact again in `fresh`, from its inputs as they are in `store`.
 
-    `ready` are the digests in `store`. Raises `SpeccError` if an input is gone, or if the stage reads files
-    from outside the store.
+    Raises `SpeccError` if an input is gone, or if the stage reads files from outside the store.
     """
     stage, draft = manifest.stage, manifest.params.get("draft") or {}
     if stage in OUTSIDE or (stage == "draft" and draft.get("init")):
@@ -86,6 +84,7 @@ def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, ready: set[st
             f"the stage `{stage}` reads files from outside the store, and its manifest knows only their hashes",
             hint="`specc verify SPEC --rebuild` builds a spec again with its files",
         )
+    ready = set(store.digests())
     if gone := [f"{slot} {digest[:12]}" for slot, digest in manifest.inputs.items() if digest not in ready]:
         raise SpeccError(
             f"the artifact was made of {', '.join(gone)}, no longer in the store",
@@ -168,8 +167,8 @@ def _elements(old: Path, new: Path, one: TensorHeader, two: TensorHeader) -> str
     kind, unit = (UNSIGNED[bits], bits // 8) if bits in UNSIGNED else ("B", 1)
     total, left, first, count, seen = (one.end - one.start) // unit, one.end - one.start, -1, 0, 0
     with old.open("rb") as left_file, new.open("rb") as right_file:
-        _seek(left_file, one.start)
-        _seek(right_file, two.start)
+        left_file.seek(tensors_start(left_file) + one.start)
+        right_file.seek(tensors_start(right_file) + two.start)
         while left:
             size = min(CHUNK, left)
             here, there = left_file.read(size), right_file.read(size)
@@ -180,8 +179,3 @@ def _elements(old: Path, new: Path, one: TensorHeader, two: TensorHeader) -> str
             left, seen = left - size, seen + size // unit
     what = "elements" if bits in UNSIGNED else "bytes"
     return f"{count:,} of {total:,} {what} differ, the first at {first:,}" if count else None
-
-
-def _seek(file: BinaryIO, start: int) -> None:
-    """Go to a byte of a safetensors file's tensors."""
-    file.seek(8 + struct.unpack("<Q", file.read(8))[0] + start)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,9 +35,7 @@ def command(target: str, again: bool, json: bool) -> int:
         return _report(rehash(store, {manifest.stage: digest}), verb="hashed", json=json)
     from specc.core.execute import Reporter
 
-    with _scratch(store) as (fresh, keep):
-        found = [rebuild_one(manifest, store, fresh, ready=set(store.digests()), reporter=Reporter())]
-        return _report(found, verb="built", json=json, kept=keep(found))
+    return _rebuilt(store, lambda fresh: [rebuild_one(manifest, store, fresh, reporter=Reporter())], json=json)
 
 
 def _spec(path: Path, *, again: bool, json: bool) -> int:
@@ -48,14 +45,9 @@ def _spec(path: Path, *, again: bool, json: bool) -> int:
 
     compiled = compile_spec(path, trust="locked", machine=machine_name())
     plan, store = compiled.plan(), compiled.store
-    locked = compiled.lock.results.get(plan.numerics, {})
-    digests = {decision.stage.name: decision.digest or "" for decision in decide(plan, store)}
-    if not again:
-        missing = [name for name, digest in digests.items() if not digest]
-    else:
-        digests = {name: digest or locked.get(name, "") for name, digest in digests.items()}
-        missing = [name for name, digest in digests.items() if not digest]
-    if missing:
+    locked = compiled.lock.results.get(plan.numerics, {}) if again else {}
+    digests = {item.stage.name: item.digest or locked.get(item.stage.name, "") for item in decide(plan, store)}
+    if missing := [name for name, digest in digests.items() if not digest]:
         raise SpeccError(
             f"there is nothing to verify for {', '.join(f'`{name}`' for name in missing)}: never built on this machine",
             where=str(path),
@@ -63,36 +55,25 @@ def _spec(path: Path, *, again: bool, json: bool) -> int:
         )
     if not again:
         return _report(rehash(store, digests), verb="hashed", json=json)
-    with _scratch(store) as (fresh, keep):
-        values, files = compiled.lock.locked.values, compiled.resolved.files
-        found = list(rebuild(plan, digests, store, fresh, values=values, files=files, reporter=Reporter()))
-        return _report(found, verb="built", json=json, kept=keep(found))
+    values, files = compiled.lock.locked.values, compiled.resolved.files
+    return _rebuilt(
+        store,
+        lambda fresh: rebuild(plan, digests, store, fresh, values=values, files=files, reporter=Reporter()),
+        json=json,
+    )
 
 
-class _Keep:
-    """Decides whether what was built again stays, for a person to look at."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.kept = False
-
-    def __call__(self, found: Iterable[Finding]) -> Path | None:
-        """Keep the folder if anything came out different, and return it then."""
-        self.kept = any(finding.state == "different" for finding in found)
-        return self.folder if self.kept else None
-
-
-@contextmanager
-def _scratch(store: Store) -> Generator[tuple[Store, _Keep]]:
-    fresh = store.scratch()
-    keep = _Keep(fresh.root)
-    try:
-        with store.lock(fresh.root.name, lambda: None):  # so that `gc` leaves it alone
-            yield fresh, keep
-    finally:
-        (store.root / "locks" / f"{fresh.root.name}.lock").unlink(missing_ok=True)  # nobody else's name
-        if not keep.kept:
-            remove_tree(fresh.root)
+def _rebuilt(store: Store, make: Callable[[Store], Iterable[Finding]], *, json: bool) -> int:
+    """Build in a store of its own and report; what was built stays, for a person to look at, if anything differs."""
+    with store.scratch() as fresh:
+        found = list[Finding]()
+        try:
+            found += make(fresh)
+        finally:
+            differs = any(finding.state == "different" for finding in found)
+            if not differs:
+                remove_tree(fresh.root)
+    return _report(found, verb="built", json=json, kept=fresh.root if differs else None)
 
 
 def _report(found: Iterable[Finding], *, verb: str, json: bool, kept: Path | None = None) -> int:

@@ -40,7 +40,7 @@ def build(
     for decision in _foresee(plan, wanted, store):
         if decision.action == "build" or decision.stage.name in forced:
             _require(decision.stage, values, files)
-    with store.lease() as lease:
+    with store.lease() as hold:
         for stage in wanted:
             held = False
             while not held:  # more than once only when `gc` came between
@@ -49,7 +49,7 @@ def build(
                 if decision.action != "hit" or again:
                     manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter, again=again)
                     decision = replace(decision, action="build", digest=manifest.digest)
-                lease.add(decision.digest or "")
+                hold(decision.digest or "")
                 held = store.find(stage.name, decision.key or "") == decision.digest
                 done[stage.name] = decision
             found = done[stage.name]

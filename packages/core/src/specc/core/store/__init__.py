@@ -2,6 +2,6 @@
 
 from specc.core.store.gc import Garbage, garbage, sweep
 from specc.core.store.place import project_root
-from specc.core.store.store import Lease, Store
+from specc.core.store.store import Store
 
-__all__ = ["Garbage", "Lease", "Store", "garbage", "project_root", "sweep"]
+__all__ = ["Garbage", "Store", "garbage", "project_root", "sweep"]

@@ -6,6 +6,7 @@ Roots are digests; an artifact is kept with everything that it was made of. What
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,7 +16,8 @@ from pathlib import Path
 from specc.core.contracts import Manifest
 from specc.core.errors import SpeccError
 from specc.core.files import remove_tree
-from specc.core.store.store import Store
+from specc.core.store.manifests import SHORT
+from specc.core.store.store import Store, files_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +38,12 @@ class Garbage:
 def garbage(store: Store, roots: Iterable[str], *, keep_last: int, unfinished: bool) -> Garbage:
     """Find what may go. `roots` come on top of the store's own; `keep_last` builds of each stage and spec stay."""
     present = set(store.digests())
-    kept = _closure(store, [*roots, *store.roots(), *store.newest(keep_last)])
+    kept = _closure(store, [*roots, *store.refs().values(), *_leased(store), *_newest(store, keep_last)])
     artifacts = tuple(store.manifest(digest) for digest in sorted(present - kept))
-    folders = [path for path in store.leftovers() if not store.held(path.name)]
-    if unfinished:
-        folders += [path for path in store.unfinished() if not store.held(path.name)]
-    units = {path.stat().st_ino: path for path in store.shards()}
+    work = _folders(store.root / "work")
+    # What builds and rebuilds put their output in before it had a name; and what they would go on from.
+    folders = [path for path in [*_folders(store.root / "tmp"), *(work if unfinished else ())] if not _held(store, path)]
+    units = {path.stat().st_ino: path for path in _shards(store)}
     links = dict[int, int]()
     sizes = dict[str, int]()
     owner = dict[int, str]()
@@ -61,7 +63,7 @@ def garbage(store: Store, roots: Iterable[str], *, keep_last: int, unfinished: b
             sizes[digest] += state.st_size
             if path is not None:
                 shards.append(path)
-    if unfinished and not store.busy():
+    if unfinished and not any(_held(store, path) for path in work):
         alone = [path for path in units.values() if path.stat().st_nlink == 1]
         shards += alone
         sizes |= {str(path): path.stat().st_size for path in alone}
@@ -82,7 +84,9 @@ def sweep(store: Store, found: Garbage) -> None:
 
 def _closure(store: Store, roots: Iterable[str]) -> set[str]:
     """Return the roots and all that they were made of, by any of the ways in which they came about."""
-    made_of = store.parents()
+    made_of = dict[str, set[str]]()
+    for indexed in store.indexed():
+        made_of.setdefault(indexed.digest, set()).update(indexed.inputs.values())
     kept, waiting = set[str](), list(roots)
     while waiting:
         digest = waiting.pop()
@@ -92,6 +96,57 @@ def _closure(store: Store, roots: Iterable[str]) -> set[str]:
             with suppress(SpeccError):
                 waiting += store.manifest(digest).inputs.values()
     return kept
+
+
+def _leased(store: Store) -> set[str]:
+    """Return the digests that running builds hold."""
+    found = set[str]()
+    for path in files_in(store.root / "leases"):
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            if _is_locked(file.fileno()):
+                found |= set(file.read().decode().split())
+            else:  # its build was killed
+                path.unlink(missing_ok=True)
+    return found
+
+
+def _newest(store: Store, count: int) -> set[str]:
+    """Return for each spec's name and stage the `count` artifacts that were built last."""
+    made = dict[str, dict[str, int]]()
+    present = {path.name[:SHORT]: path.name[SHORT + 1 :] for path in store.root.iterdir()}
+    for indexed in store.indexed():
+        if (name := present.get(indexed.digest[:SHORT])) is not None:
+            built = made.setdefault(name, {})
+            built[indexed.digest] = max(store.record(indexed.key).get("order", 0), built.get(indexed.digest, 0))
+    return {digest for built in made.values() for digest in sorted(built, key=built.__getitem__, reverse=True)[:count]}
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+
+
+def _shards(store: Store) -> list[Path]:
+    """Return the finished shards that artifacts share."""
+    return [path for path in (store.root / "units").rglob("*") if path.is_file() and path.suffix != ".sha256"]
+
+
+def _held(store: Store, folder: Path) -> bool:
+    """Tell whether a process works on what a folder below `tmp` or `work` is named after."""
+    for path in files_in(store.root / "locks"):
+        key = path.stem
+        if key == folder.name or (len(key) == 64 and key[:16] in folder.name):
+            with path.open("rb") as file:
+                if _is_locked(file.fileno()):
+                    return True
+    return False
+
+
+def _is_locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _file(store: Store, digest: str, inode: int) -> Path:

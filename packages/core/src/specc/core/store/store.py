@@ -96,8 +96,14 @@ class Store:
         if not self.root.is_dir():
             return []
         folders = {path.name[:SHORT] for path in self.root.iterdir()}
-        named = (path.stem for path in _files(self.root / "manifests"))
+        named = (path.stem for path in files_in(self.root / "manifests"))
         return sorted(digest for digest in named if digest[:SHORT] in folders and self._whole(digest))
+
+    def indexed(self) -> Iterator[Manifest]:
+        """Yield how every artifact came about, once for each key that gave it, whether it is still there or not."""
+        for path in (self.root / "index").glob("*/*.json"):
+            if (manifest := read_manifest(path)) is not None:
+                yield manifest
 
     def record(self, key: str) -> dict[str, Any]:
         """Return the record of a key's last run (times in seconds, rates, host, date); empty if it never ran here."""
@@ -200,93 +206,38 @@ class Store:
                 remove_tree(stale)
             return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
 
-    def scratch(self) -> Store:
-        """Return an empty store inside this one, on the same disk; who asked for it removes its folder."""
+    @contextmanager
+    def scratch(self) -> Generator[Store]:
+        """Hold an empty store inside this one, on the same disk; who asked for it removes its folder."""
         folder = self._made("tmp")
         with self._writing():
-            return Store(Path(tempfile.mkdtemp(prefix="rebuild-", dir=folder)))
-
-    # What must stay
+            fresh = Store(Path(tempfile.mkdtemp(prefix="rebuild-", dir=folder)))
+        with self.lock(fresh.root.name, lambda: None):
+            yield fresh
+        (self.root / "locks" / f"{fresh.root.name}.lock").unlink(missing_ok=True)  # a name that nobody else has
 
     @contextmanager
-    def lease(self) -> Generator[Lease]:
-        """Keep what a running build needs from `gc`, for as long as this process lives and no longer."""
+    def lease(self) -> Generator[Callable[[str], None]]:
+        """Keep what a running build needs from `gc`, for as long as this process lives and no longer.
+
+        Yields what holds a digest. If `gc` was there first the artifact is gone, which the caller must look at
+        afterwards.
+        """
         folder = self._made("leases")
         with self._writing():
             handle, name = tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=folder)
             fcntl.flock(handle, fcntl.LOCK_EX)
+
+        def hold(digest: str) -> None:
+            with self.lock("gc", lambda: None), self._writing():
+                os.write(handle, f"{digest}\n".encode())
+
         try:
-            yield Lease(self, handle)
+            yield hold
         finally:
             with suppress(OSError):
                 Path(name).unlink()
             os.close(handle)
-
-    def roots(self) -> set[str]:
-        """Return the digests that refs and running builds hold."""
-        found = set(self.refs().values())
-        for path in _files(self.root / "leases"):
-            with suppress(FileNotFoundError), path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    found |= set(file.read().decode().split())
-                else:  # its build was killed
-                    path.unlink(missing_ok=True)
-        return found
-
-    def newest(self, count: int) -> set[str]:
-        """Return for each spec's name and stage the `count` artifacts that were built last."""
-        made = dict[str, dict[str, str]]()
-        for path in (self.root / "index").glob("*/*.json"):
-            if (indexed := read_manifest(path)) is not None and (folder := self._folder(indexed.digest)) is not None:
-                at = str(self.record(indexed.key).get("started", ""))
-                built = made.setdefault(folder.name[SHORT + 1 :], {})
-                built[indexed.digest] = max(at, built.get(indexed.digest, ""))
-        return (
-            {digest for built in made.values() for digest in sorted(built, key=built.__getitem__)[len(built) - count :]}
-            if count
-            else set()
-        )
-
-    def parents(self) -> dict[str, set[str]]:
-        """Return for each digest what it was made of, by every key that gave it."""
-        found = dict[str, set[str]]()
-        for path in (self.root / "index").glob("*/*.json"):
-            if (indexed := read_manifest(path)) is not None:
-                found.setdefault(indexed.digest, set()).update(indexed.inputs.values())
-        return found
-
-    def leftovers(self) -> list[Path]:
-        """Return folders that builds and rebuilds put their output in before it had a name."""
-        folder = self.root / "tmp"
-        return [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-
-    def unfinished(self) -> list[Path]:
-        """Return the work folders: each is of a stage that runs, or that a killed build would go on with."""
-        folder = self.root / "work"
-        return [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-
-    def shards(self) -> list[Path]:
-        """Return the finished shards that artifacts share."""
-        return [path for path in (self.root / "units").rglob("*") if path.is_file() and path.suffix != ".sha256"]
-
-    def held(self, name: str) -> bool:
-        """Tell whether a process works on what a folder below `tmp` or `work` is named after."""
-        keys = [path.stem for path in _files(self.root / "locks")]
-        return any(self._locked(key) for key in keys if key == name or (len(key) == 64 and key[:16] in name))
-
-    def busy(self) -> bool:
-        """Tell whether any stage runs."""
-        return any(self.held(path.name) for path in self.unfinished())
-
-    def _locked(self, key: str) -> bool:
-        with (self.root / "locks" / f"{key}.lock").open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
 
     # Sealing
 
@@ -316,11 +267,18 @@ class Store:
             else:
                 self._place(manifest, name, output)
             before = read_manifest(self._index(job.stage, job.key))
-            write_atomic(self.root / "records" / f"{job.key}.json", pretty(dict(record)))
+            write_atomic(self.root / "records" / f"{job.key}.json", pretty({**record, "order": self._count()}))
             if before is not None and before.digest != manifest.digest:
                 raise self._conflict(before, manifest)
             write_atomic(self._index(job.stage, job.key), dump_manifest(manifest))
         return manifest
+
+    def _count(self) -> int:
+        """Return one more than the last time: a clock may jump, and which of two artifacts is newer must not."""
+        path = self.root / "order"
+        number = int(path.read_text()) + 1 if path.is_file() else 1
+        write_atomic(path, f"{number}\n")
+        return number
 
     def _settle(self, output: Path, stage: str) -> tuple[list[FileEntry], str | None]:
         """Make an output read-only and durable; return its files and the digest of all its tensors."""
@@ -396,7 +354,7 @@ class Store:
     def refs(self) -> dict[str, str]:
         """Return the named artifacts' digests."""
         folder = self.root / "refs"
-        return {path.name: path.read_text().strip() for path in _files(folder)}
+        return {path.name: path.read_text().strip() for path in files_in(folder)}
 
     def _whole(self, digest: str) -> bool:
         return self._folder(digest) is not None and read_manifest(self._manifest(digest)) is not None
@@ -434,18 +392,7 @@ class Store:
             raise storage_error(error, self.root) from error
 
 
-class Lease:
-    """What a running build holds on to."""
-
-    def __init__(self, store: Store, handle: int) -> None:
-        self._store, self._handle = store, handle
-
-    def add(self, digest: str) -> None:
-        """Hold an artifact; if `gc` was there first it is gone, which the caller must look at afterwards."""
-        with self._store.lock("gc", lambda: None):
-            os.write(self._handle, f"{digest}\n".encode())
-
-
-def _files(folder: Path) -> Iterator[Path]:
+def files_in(folder: Path) -> Iterator[Path]:
+    """Yield a folder's files in the order of their names, but for hidden ones; none if it is not there."""
     if folder.is_dir():
         yield from sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
