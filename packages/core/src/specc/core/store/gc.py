@@ -42,7 +42,8 @@ def garbage(store: Store, roots: Iterable[str], *, keep_last: int, unfinished: b
     artifacts = tuple(store.manifest(digest) for digest in sorted(present - kept))
     work = _folders(store.root / "work")
     # What builds and rebuilds put their output in before it had a name; and what they would go on from.
-    folders = [path for path in [*_folders(store.root / "tmp"), *(work if unfinished else ())] if not _held(store, path)]
+    left = _folders(store.root / "tmp") + (work if unfinished else [])
+    folders = [path for path in left if not _held(store, path)]
     units = {path.stat().st_ino: path for path in _shards(store)}
     links = dict[int, int]()
     sizes = dict[str, int]()
