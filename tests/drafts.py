@@ -59,7 +59,7 @@ def resolved(verifier: Path, **draft: Any) -> dict[str, Any]:
             "optimizer": {"name": "adamw", "learning_rate": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8,
                           "weight_decay": 0.0},
             "schedule": {"name": "linear", "warmup": 0.01}, "loss": {"kl": 1.0}, "precision": "fp32",
-            "gradient_clipping": 1.0, "zero": {"stage": 1}, "seed": 42,
+            "gradient_clipping": 1.0, "zero": {"stage": 1, "offload": "none"}, "seed": 42,
         },
         "export": {"speculative_tokens": 3, "dtype": "bfloat16"},
         "evaluate": {"prompts": [], "max_tokens": 24, "lossless_prompts": 4},

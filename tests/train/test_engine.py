@@ -15,7 +15,9 @@ torch = pytest.importorskip("torch")
 
 from specc.core.errors import SpeccError  # noqa: E402
 from specc.train.engine import deepspeed_config  # noqa: E402
-from train.world import TRAIN, environment  # noqa: E402
+from specc.train.muon import orthogonal  # noqa: E402
+from train.twin import CASES  # noqa: E402
+from train.world import MUON, TRAIN, environment  # noqa: E402
 
 pytestmark = pytest.mark.engine
 
@@ -33,19 +35,31 @@ def found(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, Any
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", ["0 fp32", "1 fp32", "2 fp32", "1 bf16", "2 bf16", "3 bf16"])
+@pytest.mark.parametrize("case", CASES)
 def test_masters_equal_those_of_torch(found: dict[str, Any], case: str) -> None:
     one = found[case]
     assert one["clipped"] == 4, "every step's gradient was longer than the limit"
     assert one["moved"] > 3e-3
-    assert one["apart"] < 2e-6
+    # At stage 3 sums end in other last bits, which AdamW's first step magnifies where a gradient is nearly zero.
+    assert one["apart"] < (1e-5 if case.startswith("3 fp32 adamw") else 2e-6)
 
 
-def test_clipping_is_always_stated() -> None:
+def test_clipping_is_always_stated_and_off_where_it_is_our_own() -> None:
     assert deepspeed_config(TRAIN | {"gradient_clipping": None})["gradient_clipping"] == 0.0
     assert deepspeed_config(TRAIN)["gradient_clipping"] == 1.0
+    assert deepspeed_config(TRAIN | {"optimizer": MUON})["gradient_clipping"] == 0.0
 
 
 def test_bf16_without_masters_is_refused() -> None:
     with pytest.raises(SpeccError, match="no fp32 masters for bf16 at ZeRO stage 0"):
-        deepspeed_config(TRAIN | {"precision": "bf16", "zero": {"stage": 0}})
+        deepspeed_config(TRAIN | {"precision": "bf16", "zero": {"stage": 0, "offload": "none"}})
+
+
+def test_a_direction_has_singular_values_near_one_and_the_singular_vectors_of_its_matrix() -> None:
+    for shape in ((48, 48), (64, 16), (16, 64)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        turned = left.t() @ orthogonal(matrix).float() @ right.t()  # nearly diagonal
+        assert turned.diagonal().min() > 0.6
+        assert turned.diagonal().max() < 1.3
+        assert (turned - turned.diagonal().diag()).abs().max() < 0.05

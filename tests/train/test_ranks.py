@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 from specc.core.contracts import Failure, Note, Progress, StageResult, load_event  # noqa: E402
-from train.world import World, digest, finish, start  # noqa: E402
+from train.world import MUON, World, digest, finish, start  # noqa: E402
 
 pytestmark = pytest.mark.engine
 SHORT: dict[str, Any] = {"epochs": None, "steps": 4}
@@ -53,9 +53,36 @@ def test_two_ranks_train_as_one_does(world: World, alone: tuple[dict[str, Any], 
         assert apart < 1e-3, name
 
 
-def test_a_killed_run_of_two_ranks_goes_on_with_the_same_bits(world: World) -> None:
-    train = {"precision": "bf16", "epochs": 3, "zero": {"stage": 2}}
-    whole, killed = (world.job(name, train=train, save_every=3, ranks=2) for name in ("whole", "killed"))
+BY_MUON: dict[str, Any] = SHORT | {"optimizer": MUON, "gradient_clipping": 0.5}
+
+
+@pytest.fixture(scope="module")
+def by_muon(world: World) -> tuple[dict[str, Any], dict[str, Any]]:
+    return trained(world.job("muon-alone", train=BY_MUON))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_make_one_direction_of_a_matrix(
+    world: World, by_muon: tuple[dict[str, Any], dict[str, Any]], stage: int
+) -> None:
+    """Every stage has the same momenta, whole, whichever rank holds which part of a gradient."""
+    _, moved = trained(world.job(f"muon-{stage}", train=BY_MUON | {"zero": {"stage": stage}}, ranks=2))
+    for name, tensor in moved.items():
+        # Last bits of a gradient are magnified in the directions where it is small.
+        assert (tensor - by_muon[1][name]).norm() < 5e-2 * by_muon[1][name].norm(), name
+
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "adamw": {"zero": {"stage": 2}},
+    "muon": {"zero": {"stage": 1}, "optimizer": MUON},
+    "offloaded": {"zero": {"stage": 3, "offload": "parameters"}, "optimizer": MUON},
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_killed_run_of_two_ranks_goes_on_with_the_same_bits(world: World, case: str) -> None:
+    train = {"precision": "bf16", "epochs": 3} | RESUMED[case]
+    whole, killed = (world.job(f"{name}-{case}", train=train, save_every=3, ranks=2) for name in ("whole", "killed"))
     finish(whole)
     process = start(killed)
     assert process.stdout is not None

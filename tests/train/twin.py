@@ -1,7 +1,7 @@
 """Train a small draft under DeepSpeed and under torch.optim alone, and print how far apart they end.
 
 A program of its own: DeepSpeed keeps one process group a process. `python -m train.twin FOLDER` prints
-`{"<stage> <precision>": {"apart", "moved", "clipped"}}`.
+`{"<stage> <precision> <optimizer> <offload>": {"apart", "moved", "clipped"}}`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
+from torch import Tensor
 
 from specc.train.data import Corpus, epoch_batches
 from specc.train.determinism import set_determinism
 from specc.train.engine import Engine
 from specc.train.models import Eagle3, build, trained
-from specc.train.optim import make_optimizer
 from specc.train.verifier import read_verifier
-from train.world import DRAFT, LAYERS, TRAIN, VERIFIER, World, stream
+from train.world import DRAFT, LAYERS, MUON, TRAIN, VERIFIER, World, stream
 
-CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
-CLIP, RATES = 0.5, (1e-3, 3e-3, 2e-3, 1e-3)
+CASES = [
+    f"{stage} {precision} {optimizer} {offload}"
+    for precision in ("fp32", "bf16")
+    for stage in range(precision == "bf16", 4)
+    for optimizer in ("adamw", "muon")
+    for offload in ("none", "optimizer", "parameters")
+    if offload == "none" or (offload == "optimizer" and stage) or stage == 3
+]
+"""Every combination that the language allows."""
+CLIP, RATES, DECAY = 0.5, (1e-3, 3e-3, 2e-3, 1e-3), 0.1
 
 
-def compare(world: World, stage: int, precision: str) -> dict[str, Any]:
+def reference(model: Eagle3, options: dict[str, Any]) -> list[torch.optim.Optimizer]:
+    """Return torch's own optimizers for the parameters, as the language describes them."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+    norms = [parameter for parameter in model.parameters() if parameter.ndim != 2]
+    adamw = {"betas": tuple(options["betas"]), "eps": options["eps"]}
+    if options["name"] == "adamw":
+        return [torch.optim.AdamW(matrices, weight_decay=DECAY, **adamw),
+                torch.optim.AdamW(norms, weight_decay=0, **adamw)]  # fmt: skip
+    return [torch.optim.Muon(matrices, weight_decay=DECAY, momentum=options["momentum"],
+                             adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(norms, weight_decay=0, **adamw)]  # fmt: skip
+
+
+def compare(world: World, case: str) -> dict[str, Any]:
+    number, precision, optimizer, offload = case.split()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     d2t = load_file(world.folder / "vocabulary/vocabulary.safetensors")["d2t"]
     frozen = read_verifier(world.folder / "verifier", VERIFIER, d2t, dtype)
@@ -40,21 +63,33 @@ def compare(world: World, stage: int, precision: str) -> dict[str, Any]:
     def model() -> Eagle3:
         return build(DRAFT, VERIFIER, first, embed_tokens=frozen.embed_tokens, head=frozen.head, d2t=d2t)
 
-    options = TRAIN["optimizer"] | {"weight_decay": 0.1}
-    train = TRAIN | {"zero": {"stage": stage}, "precision": precision, "gradient_clipping": CLIP, "optimizer": options}
+    options = (MUON if optimizer == "muon" else TRAIN["optimizer"]) | {"weight_decay": DECAY}
+    zero = {"stage": int(number), "offload": offload}
+    train = TRAIN | {"zero": zero, "precision": precision, "gradient_clipping": CLIP, "optimizer": options}
     engine, twin, masters = Engine(model(), train), model(), model().float()
-    optimizer = make_optimizer(masters, options)
-    clipped = 0
+    optimizers = reference(masters, options)
+    clipped, seen = 0, dict[str, Tensor]()
+    if engine.muon is not None:  # a direction magnifies a gradient's last bits: given one gradient, updates must agree
+        direct = engine.muon.apply
+
+        def apply() -> None:
+            seen.update({name: safe_get_full_grad(one).float().clone() for name, one in engine.names.items()})
+            direct()
+
+        engine.muon.apply = apply
     for rate, documents in zip(RATES, batches, strict=False):
         batch = corpus.batch(documents, 3, frozen)
         engine.step(rate, batch.rows, batch.targets, train["loss"])
         twin(batch.rows, batch.targets, train["loss"]).backward()
-        for low, master in zip(twin.parameters(), masters.parameters(), strict=True):
-            master.grad, low.grad = low.grad.float(), None
+        for (name, low), master in zip(twin.named_parameters(), masters.parameters(), strict=True):
+            near = float((low.grad - seen.get(name, low.grad)).norm() / low.grad.norm())
+            assert near < 2e-2, f"the gradient of {name} is off by {near}"
+            master.grad, low.grad = seen.get(name, low.grad.float()), None
         clipped += int(torch.nn.utils.clip_grad_norm_(masters.parameters(), CLIP) > CLIP)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
+        for one in optimizers:
+            for group in one.param_groups:
+                group["lr"] = rate
+            one.step()
         with torch.no_grad():
             for low, master in zip(twin.parameters(), masters.parameters(), strict=True):
                 low.copy_(master)
@@ -67,4 +102,4 @@ def compare(world: World, stage: int, precision: str) -> dict[str, Any]:
 if __name__ == "__main__":
     set_determinism(1)
     made = World(Path(sys.argv[1]))
-    print(json.dumps({f"{stage} {precision}": compare(made, stage, precision) for stage, precision in CASES}))
+    print(json.dumps({case: compare(made, case) for case in CASES}))

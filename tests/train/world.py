@@ -36,8 +36,11 @@ TRAIN: dict[str, Any] = {
     "epochs": 2, "steps": None, "batch_tokens": 128,
     "optimizer": {"name": "adamw", "learning_rate": 3e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0},
     "schedule": {"name": "linear", "warmup": 0.05}, "loss": {"kl": 1.0}, "precision": "fp32",
-    "gradient_clipping": 1.0, "zero": {"stage": 1}, "seed": 42,
+    "gradient_clipping": 1.0, "zero": {"stage": 1, "offload": "none"}, "seed": 42,
 }  # fmt: skip
+
+
+MUON: dict[str, Any] = TRAIN["optimizer"] | {"name": "muon", "momentum": 0.9}
 
 
 def stream(seed: int) -> torch.Generator:
@@ -138,7 +141,7 @@ class World:
         """Write a job with changes to `DRAFT` and `TRAIN`, its output and work under `name`; return its path."""
         params = {
             "draft": DRAFT | (draft or {}),
-            "train": TRAIN | (train or {}),
+            "train": TRAIN | (train or {}) | {"zero": TRAIN["zero"] | (train or {}).get("zero", {})},
             "verifier": {"dtype": "bfloat16", "config": VERIFIER},
             "data": {"sequence_length": 64, "shuffle": True},
         }

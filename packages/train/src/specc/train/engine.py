@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from specc.core.errors import Exit, SpeccError
+from specc.train.muon import Directions
 from specc.train.optim import make_optimizer
 
 BUCKET: Final = 5_000_000
 """Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
 
+MOMENTA: Final = "momenta.safetensors"
+"""What of Muon's state DeepSpeed does not know."""
 PATIENCE: Final = timedelta(days=1)
 """How long a rank waits for another: the first one validates alone."""
 
@@ -27,14 +31,16 @@ def deepspeed_config(train: Mapping[str, Any]) -> dict[str, Any]:
     Clipping is stated even where it is off: DeepSpeed would clip at 1.0 by itself. One micro batch is one
     optimizer step, because the loss's weights are those of a whole step.
     """
-    stage, bf16 = train["zero"]["stage"], train["precision"] == "bf16"
+    stage, offload, bf16 = train["zero"]["stage"], train["zero"]["offload"], train["precision"] == "bf16"
+    muon = train["optimizer"]["name"] == "muon"  # which clips by itself, since DeepSpeed would clip its directions
     if bf16 and stage == 0:
         raise SpeccError("DeepSpeed keeps no fp32 masters for bf16 at ZeRO stage 0",
                          hint="set `train.zero.stage` to 1, or `train.precision` to fp32", code=Exit.INPUT)  # fmt: skip
+    in_memory = {"device": "cpu", "pin_memory": os.environ.get("DS_ACCELERATOR") == "cuda"}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": float(train["gradient_clipping"] or 0.0),
+        "gradient_clipping": 0.0 if muon else float(train["gradient_clipping"] or 0.0),
         "steps_per_print": 2**31,
         "zero_optimization": {
             "stage": stage,
@@ -42,7 +48,12 @@ def deepspeed_config(train: Mapping[str, Any]) -> dict[str, Any]:
             "allgather_bucket_size": BUCKET,
             "overlap_comm": False,
             **({"stage3_prefetch_bucket_size": BUCKET, "stage3_max_live_parameters": BUCKET} if stage == 3 else {}),
+            **({} if offload == "none" else {"offload_optimizer": in_memory}),
+            **({"offload_param": in_memory} if offload == "parameters" else {}),
         },
+        # The optimizer is ours, also where its state is offloaded: the same bits, and nothing to compile.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
     }
     if bf16:
         config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
@@ -71,6 +82,8 @@ class Engine:
         deepspeed.init_distributed(backend, verbose=False, timeout=PATIENCE)
         self.names = dict(model.named_parameters())
         self.optimizer = make_optimizer(model, train["optimizer"])
+        options, clipping = train["optimizer"], train["gradient_clipping"]
+        self.muon = Directions(self.names, options["momentum"], clipping) if options["name"] == "muon" else None
         self.engine: Any = deepspeed.initialize(model=model, optimizer=self.optimizer, config=config)[0]
 
     def step(self, learning_rate: float, *inputs: Any) -> float:
@@ -80,6 +93,8 @@ class Engine:
         loss: Tensor = self.engine(*inputs)
         # DeepSpeed takes the mean over the ranks, and the loss is their sum.
         self.engine.backward(loss * self.world if self.world > 1 else loss)
+        if self.muon is not None:
+            self.muon.apply()
         self.engine.step()
         total = loss.detach().clone()
         if self.world > 1:
@@ -105,7 +120,12 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Write the parameters, masters and optimizer state into `folder`, in DeepSpeed's own files."""
         self.engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+        if self.muon is not None and self.rank == 0:
+            save_file(self.muon.buffers, folder / MOMENTA)
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote. The files are unpickled: check their seal first."""
         self.engine.load_checkpoint(str(folder), tag="state")
+        if self.muon is not None:
+            # Cloned: a file's tensors may be aligned to 8 bytes only, and some operators then differ in bits.
+            self.muon.buffers = {name: tensor.clone() for name, tensor in load_file(folder / MOMENTA).items()}

@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 from specc.core.errors import Exit, SpeccError
+from specc.train.muon import Muon
 
 
 def make_optimizer(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over the parameters; norms do not decay."""
-    if options["name"] != "adamw":
-        raise SpeccError(f"no optimizer `{options['name']}`", hint="`train.optimizer.name` takes `adamw`",
-                         code=Exit.INPUT)  # fmt: skip
+    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) or Muon over the parameters; norms do not decay."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     norms = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    if options["name"] == "muon":
+        return Muon(matrices, norms, options)
+    if options["name"] != "adamw":
+        raise SpeccError(f"no optimizer `{options['name']}`", hint="`train.optimizer.name` takes `adamw` or `muon`",
+                         code=Exit.INPUT)  # fmt: skip
     groups = [{"params": matrices, "weight_decay": options["weight_decay"]}, {"params": norms, "weight_decay": 0.0}]
     # One pass over the state in place of a dozen.
     return torch.optim.AdamW(

@@ -67,10 +67,12 @@ class Diagnosis:
         name, section = str(path[-1]), dotted(path[:-1])
         if refused := reserved(path):
             return self.document.error(refused[0], path, key=True, hint=refused[1], id="E0104")
-        if path[0] == "draft" and (owner := self._owner(path)):
+        if (other := self._owner(path)) is not None:
+            union, tag, owner, chosen = other
+            kind = union if tag == "name" else tag
             return self.document.error(
-                f"`{printable(name)}` belongs to algorithm `{owner}`, and this draft is `{self._algorithm()}`",
-                path, key=True, id="E0106", hint=f"remove it, or use `algorithm: {owner}`")  # fmt: skip
+                f"`{printable(name)}` belongs to {kind} `{owner}`, and this {union} is `{printable(str(chosen))}`",
+                path, key=True, id="E0106", hint=f"remove it, or use `{tag}: {owner}`")  # fmt: skip
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.6)
         note, hint = (f"did you mean `{near[0]}`?", None) if near else (self._elsewhere(name), None)
         if note is None:
@@ -85,17 +87,20 @@ class Diagnosis:
         near = difflib.get_close_matches(name, places, n=1, cutoff=0.8)
         return f"did you mean `{places[near[0]]}`?" if near else None
 
-    def _owner(self, path: KeyPath) -> str | None:
-        """Return another algorithm that has the draft field at `path`."""
-        for condition in self.schema["properties"]["draft"]["allOf"]:
-            name = condition["if"]["properties"]["algorithm"]["const"]
-            if name != self._algorithm() and dotted(path[1:]) in fields(condition["then"]):
-                return name
+    def _owner(self, path: KeyPath) -> tuple[str, str, str, object] | None:
+        """Return (union, tag, member, chosen one) if the field at `path` is one of another member of a tagged union."""
+        for length in range(1, len(path)):
+            rule = fields(self.schema).get(dotted(path[:length]), ({}, False))[0]
+            for condition in rule.get("allOf", ()):
+                ((tag, name),) = condition["if"]["properties"].items()
+                default = rule["properties"][tag].get("default")
+                section: Any = self.document.data
+                for part in path[:length]:
+                    section = section[part]
+                chosen = section.get(tag, default)
+                if chosen != name["const"] and dotted(path[length:]) in fields(condition["then"]):
+                    return str(path[length - 1]), tag, name["const"], chosen
         return None
-
-    def _algorithm(self) -> object:
-        draft = self.document.data.get("draft")
-        return draft.get("algorithm") if isinstance(draft, dict) else None
 
     def _missing(self, error: ValidationError, path: KeyPath) -> Iterator[SpeccError]:
         instance: Any = error.instance

@@ -21,7 +21,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "E0103": "A required field is missing.",
     "E0104": "The name is reserved for a later release of specc.",
     "E0105": "The spec is of a version of the language that this release does not read.",
-    "E0106": "The field belongs to another algorithm than the draft's.",
+    "E0106": "The field belongs to another algorithm or optimizer than the one that is used.",
     # E02: rules between fields
     "E0201": "`train.epochs` and `train.steps` both say how long to train: one of them is enough.",
     "E0202": "Without epochs and steps there is nothing to train.",
@@ -42,6 +42,8 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "E0217": "Losslessness is judged by comparing the output for some prompts.",
     "E0218": "A loss needs at least one weight.",
     "E0219": "vLLM captures hidden states in ascending order of their ids, each once.",
+    "E0220": "At ZeRO stage 0 every rank keeps the whole optimizer beside its parameters: DeepSpeed offloads nothing.",
+    "E0221": "Below ZeRO stage 3 every rank needs the whole parameters on its device.",
     # E03: rules that need facts about the verifier
     "E0301": "A layer id is at most the verifier's number of layers, which stands for the last layer's output.",
     "E0302": "The draft's vocabulary is part of the verifier's.",

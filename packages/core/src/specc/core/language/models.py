@@ -103,11 +103,11 @@ class Data(Section):
     """Number of conversations in a shard, the unit of work that survives an interruption."""
 
 
-class Optimizer(Section):
-    """The optimizer and its values."""
+class AdamW(Section):
+    """AdamW and its values (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
 
     name: Literal["adamw"] = "adamw"
-    """Name of the optimizer (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    """Name of the optimizer: `adamw`, or `muon` for matrices with AdamW for everything else."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     """Learning rate after the warm-up."""
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]  # noqa: RUF012 - pydantic copies it
@@ -115,7 +115,24 @@ class Optimizer(Section):
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
     """Term added to the denominator."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay of matrices."""
+
+
+class Muon(AdamW):
+    """Muon for matrices (Jordan et al. 2024), AdamW for norms; both with the learning rates and decay of AdamW."""
+
+    name: Literal["muon"] = "muon"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Name of the optimizer: `adamw`, or `muon` for matrices with AdamW for everything else."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay rate of Muon's momentum, which is Nesterov's."""
+
+
+def _optimizer(value: Any) -> Any:
+    """Name the optimizer that is meant where none is named."""
+    return {"name": "adamw", **cast("dict[str, Any]", value)} if isinstance(value, dict) else value
+
+
+Optimizer = Annotated[AdamW | Muon, Field(discriminator="name")]
 
 
 class Schedule(Section):
@@ -147,6 +164,8 @@ class Zero(Section):
 
     stage: Annotated[int, Field(ge=0, le=3)] = 1
     """What ranks share: nothing (0), optimizer states (1), gradients too (2), parameters too (3)."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What is kept in the machine's memory and not the device's: the optimizer's part, or at stage 3 parameters too."""
 
 
 class Train(Section):
@@ -158,7 +177,7 @@ class Train(Section):
     """Number of optimizer steps; excludes `epochs`. Default: as many as the epochs have."""
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     """Number of tokens of one optimizer step, over all ranks."""
-    optimizer: Optimizer = Optimizer()
+    optimizer: Annotated[Optimizer, BeforeValidator(_optimizer)] = AdamW()
     """The optimizer and its values."""
     schedule: Schedule = Schedule()
     """How the learning rate moves."""

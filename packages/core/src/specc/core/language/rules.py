@@ -68,6 +68,13 @@ class Rules:
         if train["zero"]["stage"] == 0 and train["precision"] == "bf16":
             yield self._error("E0206", "ZeRO stage 0 cannot train in bf16: DeepSpeed refuses it", "train.zero.stage",
                               hint="use `zero: {stage: 1}` or `precision: fp32`")  # fmt: skip
+        stage, offload = train["zero"]["stage"], train["zero"]["offload"]
+        if offload == "optimizer" and stage == 0:
+            yield self._error("E0220", "ZeRO stage 0 has no part of the optimizer that could be offloaded",
+                              "train.zero.offload", hint="use `zero: {stage: 1, offload: optimizer}`")  # fmt: skip
+        if offload == "parameters" and stage != 3:
+            yield self._error("E0221", f"parameters are offloaded at ZeRO stage 3 only, and this is stage {stage}",
+                              "train.zero.offload", hint="use `stage: 3`, or `offload: optimizer`")  # fmt: skip
         warmup = train["schedule"]["warmup"]
         if train["steps"] is not None and isinstance(warmup, int) and warmup >= train["steps"]:
             yield self._error("E0216", f"the warm-up of {warmup} steps is as long as the training of {train['steps']}",

@@ -131,15 +131,19 @@ def _tagged_union(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
     tag: str = node["discriminator"]["propertyName"]
     members = [_clean(member, definitions) for member in node["oneOf"]]
     names = [member["properties"][tag]["const"] for member in members]
+    default = next((member["properties"][tag]["default"] for member in members if "default" in
+                    member["properties"][tag]), None)  # fmt: skip
     conditions: list[Schema] = []
     for name, member in zip(names, members, strict=True):
         # The tag first: it is what a reader looks for, and what decides the rest.
         member["properties"] = {tag: member["properties"].pop(tag), **member["properties"]}
-        conditions.append({"if": {"properties": {tag: {"const": name}}, "required": [tag]}, "then": member})
+        required = {} if name == default else {"required": [tag]}
+        conditions.append({"if": {"properties": {tag: {"const": name}}, **required}, "then": member})
+    described: Schema = {"enum": names, "description": members[0]["properties"][tag]["description"]}
     return {
         "description": node.get("description", ""),
         "type": "object",
-        "required": [tag],
-        "properties": {tag: {"enum": names, "description": members[0]["properties"][tag]["description"]}},
+        **({"required": [tag]} if default is None else {}),
+        "properties": {tag: described if default is None else {**described, "default": default}},
         "allOf": conditions,
     }

@@ -1,0 +1,120 @@
+"""Muon: matrices move along their orthogonalised momentum, everything else by AdamW (Jordan et al. 2024).
+
+ZeRO hands an optimizer flat pieces of parameters, and a matrix is orthogonalised whole or not at all. So the gradient
+of each matrix is made whole, replaced by its direction, and put back before DeepSpeed's step, which for these
+parameters is then a plain descent. All ZeRO stages thus compute one update. Source: kellerjordan.github.io/posts/muon;
+the scale of an update, by which learning rates and weight decay are those of AdamW, is Liu et al. 2025
+(arXiv:2502.16982, equation 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
+"""Of the quintic a x + b x^3 + c x^5, whose iteration brings singular values to about 1."""
+ITERATIONS: Final = 5
+SMALLEST: Final = 1e-7
+"""Norm below which a matrix is taken for zero."""
+
+
+class Muon(torch.optim.AdamW):
+    """Descends along gradients that are directions already where a group has a `scale`; AdamW for the others."""
+
+    def __init__(self, matrices: Iterable[nn.Parameter], others: Iterable[nn.Parameter], options: Mapping[str, Any]):
+        by_scale = defaultdict[float, list[nn.Parameter]](list)
+        for matrix in matrices:
+            by_scale[scale_of(matrix.shape)].append(matrix)
+        groups: list[dict[str, Any]] = [
+            {"params": found, "scale": scale, "weight_decay": options["weight_decay"]}
+            for scale, found in sorted(by_scale.items())
+        ]
+        groups.append({"params": list(others), "scale": None, "weight_decay": 0.0})
+        super().__init__(
+            groups, lr=options["learning_rate"], betas=tuple(options["betas"]), eps=options["eps"], fused=True
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Do one step; DeepSpeed calls it with one group at a time, or with all."""
+        groups = self.param_groups
+        for group in groups:
+            if (scale := group["scale"]) is not None:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                        parameter.add_(parameter.grad, alpha=-group["lr"] * scale)
+        self.param_groups = [group for group in groups if group["scale"] is None]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
+
+
+class Directions:
+    """The momenta of a draft's matrices, fp32 and the same on every rank, and what becomes of their gradients."""
+
+    def __init__(self, names: Mapping[str, nn.Parameter], momentum: float, clipping: float | None) -> None:
+        self.names, self.momentum, self.clipping = names, momentum, clipping
+        self.buffers: dict[str, Tensor] = {}
+        """By the parameter's name, `[rows, columns]`; empty before the first step."""
+
+    def apply(self) -> None:
+        """Clip the gradients' common norm, then put its direction in the place of each matrix's gradient.
+
+        To be called between the backward pass and DeepSpeed's step, by every rank.
+        """
+        from deepspeed.utils import safe_get_full_grad
+
+        factor = 1.0
+        if self.clipping is not None:  # as torch.nn.utils.clip_grad_norm_ has it
+            norms = [torch.linalg.vector_norm(safe_get_full_grad(parameter)) for parameter in self.names.values()]
+            factor = float((self.clipping / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0))
+        for name, parameter in self.names.items():
+            if scale_of(shape_of(parameter)) is None and factor == 1.0:
+                continue
+            gradient = safe_get_full_grad(parameter).to(torch.float32) * factor
+            if scale_of(shape_of(parameter)) is not None:
+                buffer = self.buffers.setdefault(name, torch.zeros_like(gradient))
+                buffer.lerp_(gradient, 1 - self.momentum)
+                gradient = orthogonal(gradient.lerp(buffer, self.momentum))
+            _put(parameter, gradient)
+
+
+def shape_of(parameter: nn.Parameter) -> torch.Size:
+    """Return a parameter's shape, also where ZeRO stage 3 has taken its values away."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def scale_of(shape: torch.Size) -> float | None:
+    """Return what a matrix's update is multiplied with, so that its elements are as large as AdamW's; else None."""
+    return 0.2 * math.sqrt(max(shape)) if len(shape) == 2 else None
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return U V^T of `matrix` = U S V^T, nearly: bf16 `[rows, columns]`, by Newton and Schulz's iteration."""
+    a, b, c = COEFFICIENTS
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = (matrix if wide else matrix.t()).to(torch.bfloat16)
+    x = x / x.norm().clamp(min=SMALLEST)  # singular values of at most 1
+    for _ in range(ITERATIONS):
+        gram = x @ x.t()
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.t()
+
+
+def _put(parameter: nn.Parameter, gradient: Tensor) -> None:
+    """Give a parameter another gradient, whole, wherever its ZeRO stage keeps it."""
+    from deepspeed.utils import safe_set_full_grad
+
+    accumulated: Tensor | None = getattr(parameter, "_hp_grad", None)
+    if accumulated is None:
+        safe_set_full_grad(parameter, gradient)
+    else:  # bf16 at stage 1: `parameter.grad`, which DeepSpeed's function writes to, was added up already
+        accumulated.copy_(gradient.reshape(accumulated.shape))
