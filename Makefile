@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 export PYTHON
 
-.PHONY: quickstart install test test-core test-full check bench-datagen format schema clean
+.PHONY: quickstart install test test-core test-full check bench-datagen bench-train bench-scale format schema clean
 
 quickstart: .venv/.installed-cpu  ## install, then build a speculator for SmolLM2-135M-Instruct on two cores
 	$(BIN)/specc build specs/quickstart.yaml
@@ -32,6 +32,12 @@ check: .venv/.installed-cpu  ## lint, types, imports, and the committed schema
 
 bench-datagen: .venv/.installed-cpu  ## the data stages against vLLM alone, as ratios of one run
 	$(BIN)/python tools/bench/datagen.py
+
+bench-train: .venv/.installed-cpu  ## the stage `draft` against plain loops over the same batches, as ratios of one run
+	$(BIN)/python tools/bench/train.py
+
+bench-scale: .venv/.installed-cpu  ## memory with ten times the rows, and a plan of a million rows
+	$(BIN)/python tools/bench/scale.py
 
 format: .venv/.installed-cpu  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .

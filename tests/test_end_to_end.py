@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -195,6 +196,25 @@ def test_an_artifact_is_hashed_and_built_again_by_its_id(project: Path) -> None:
     forced = specc(project, "build", "--force", "--stage", "vocabulary", "--offline", "tiny.yaml").stderr
     assert "vocabulary: started" in forced
     assert "tokens: started" not in forced
+
+
+COVERING = {(1, 1, 1, "bf16"), (2, 2, 2, "fp32"), (1, 2, 3, "bf16"), (2, 1, 0, "fp32")}
+"""Every value of each of the four, in as few builds as that takes; the others are run in `make test-full`."""
+CLASSES = [
+    pytest.param(*case, id="-".join(map(str, case)), marks=() if case in COVERING else pytest.mark.full)
+    for case in product((1, 2), (1, 2), range(4), ("fp32", "bf16"))
+    if case[2:] != (0, "bf16")
+]
+
+
+@pytest.mark.parametrize(("threads", "ranks", "stage", "precision"), CLASSES)
+def test_a_draft_repeats_in_its_class(project: Path, threads: int, ranks: int, stage: int, precision: str) -> None:
+    text = SPEC.replace("  epochs: 1\n", f"  epochs: 1\n  precision: {precision}\n  zero: {{stage: {stage}}}\n")
+    text = text.replace("{threads: 2}", f"{{threads: {threads}, train: {{ranks: {ranks}}}}}")
+    (project / "variant.yaml").write_text(text)
+    built = json.loads(specc(project, "build", "--stage", "draft", "--json", "variant.yaml").stdout)["artifacts"]
+    draft = built["draft"].removeprefix("sha256:")
+    assert "1 artifact built again: every bit is the same" in specc(project, "verify", draft, "--rebuild").stderr
 
 
 def test_status_show_and_serve_speak_of_what_was_built(project: Path) -> None:

@@ -38,8 +38,8 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
     assert one != epoch_batches(documents, 40, seed=2, epoch=1, shuffle=True)
     for shuffle in (True, False):
         batches = epoch_batches(documents, 40, seed=1, epoch=1, shuffle=shuffle)
-        assert sorted(one.row for batch in batches for one in batch) == list(range(300)), "each document once"
-        fill = [sum(document.rows for document in batch) for batch in batches]
+        assert sorted(place for batch in batches for place in batch) == list(range(300)), "each document once"
+        fill = [sum(documents[place].rows for place in batch) for batch in batches]
         assert max(fill) <= 40
         assert sum(fill) / (40 * len(fill)) > 0.95, "batches are full"
 

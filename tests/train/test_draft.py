@@ -69,7 +69,7 @@ def test_the_artifact_holds_what_is_documented(whole: tuple[Path, list[Any]]) ->
     assert record["peak_rss"] > 0
     metrics = json.loads((output / "metrics.json").read_text())
     assert (progress[-1].done, progress[-1].total) == (metrics["steps"], metrics["steps"])
-    assert len(list((job.parent / "work/checkpoints").glob("*"))) == 1, "older checkpoints are gone"
+    assert len(list((job.parent / "work/checkpoints/0").glob("*"))) == 1, "older checkpoints are gone"
 
 
 def test_the_same_job_gives_the_same_bits(world: World, whole: tuple[Path, list[Any]]) -> None:
@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(world: World, whole: tuple[Path
             break
     assert process.wait() == -9
     process.stdout.close()
-    folder = job.parent / "work/checkpoints"
+    folder = job.parent / "work/checkpoints/0"
     assert folder.stat().st_mode & 0o777 == 0o700
     # A checkpoint that was being written, and one that somebody changed, are passed over.
     (folder / ".step-000000099").mkdir()

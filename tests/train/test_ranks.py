@@ -104,6 +104,56 @@ def test_a_killed_run_of_two_ranks_goes_on_with_the_same_bits(world: World, case
     assert digest(killed) == digest(whole)
 
 
+CHANGED = [
+    pytest.param({"zero": {"stage": 0}}, id="stage 0", marks=pytest.mark.full),
+    pytest.param({"zero": {"stage": 1}, "precision": "bf16"}, id="stage 1"),
+    pytest.param({"zero": {"stage": 2}, "optimizer": MUON}, id="stage 2", marks=pytest.mark.full),
+    pytest.param({"zero": {"stage": 3}, "precision": "bf16"}, id="stage 3"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_training_goes_on_with_another_number_of_ranks(world: World, change: dict[str, Any], tmp_path: Path) -> None:
+    """Through the universal checkpoint, moments and all: up to the order of sums, one training."""
+    train: dict[str, Any] = {"epochs": 2} | change
+    here, there = (
+        trained(world.job(f"{tmp_path.name}-{name}", train=train, ranks=ranks))[0]["epochs"]
+        for name, ranks in (("alone", 1), ("changed", "2x5+1"))
+    )
+    near = 1e-2 if "precision" in change else 1e-4
+    for name in ("loss", "validation_loss"):
+        assert [epoch[name] for epoch in there] == pytest.approx([epoch[name] for epoch in here], rel=near)
+
+
+def test_an_unfinished_training_is_taken_up_with_another_number_of_ranks(world: World) -> None:
+    train = {"precision": "bf16", "epochs": 3}
+    stopped = world.job("stopped", train=train, save_every=2, ranks=2)
+    process = start(stopped)
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = load_event(line)
+        if isinstance(event, Progress) and event.done > 4:
+            break
+    process.kill()
+    process.communicate()
+    (last,) = (stopped.parent / "work/checkpoints/0").glob("step-*")
+    step = int(last.name.removeprefix("step-"))
+    taken, whole = (
+        world.job(name, train=train, ranks=f"2x{step}+1", earlier=earlier)
+        for name, earlier in (("taken", stopped), ("from-the-start", None))
+    )
+    notes = [event.text for event in finish(taken) if isinstance(event, Note)]
+    assert sum(note.startswith(f"training goes on after step {step} of ") for note in notes) == 2, notes
+    finish(whole)
+    assert digest(taken) == digest(whole)
+    refused = finish(world.job("refused-step", train=train, ranks=f"2x{step - 1}+1", earlier=stopped))[-1]
+    assert isinstance(refused, Failure)
+    assert refused.message == (
+        f"the training to be gone on with stands after step {step}, and `runtime.train.ranks` ends it after step"
+        f" {step - 1}"
+    )
+
+
 def test_a_rank_that_dies_ends_the_stage(world: World) -> None:
     process = start(world.job("dies", train={"epochs": 50}, ranks=2))
     assert process.stdout is not None

@@ -77,8 +77,8 @@ def compare(world: World, case: str) -> dict[str, Any]:
             direct()
 
         engine.muon.apply = apply
-    for rate, documents in zip(RATES, batches, strict=False):
-        batch = corpus.batch(documents, 3, frozen)
+    for rate, places in zip(RATES, batches, strict=False):
+        batch = corpus.batch([corpus.training[place] for place in places], 3, frozen)
         engine.step(rate, batch.rows, batch.targets, train["loss"])
         twin(batch.rows, batch.targets, train["loss"]).backward()
         for (name, low), master in zip(twin.named_parameters(), masters.parameters(), strict=True):

@@ -136,7 +136,8 @@ class World:
         draft: dict[str, Any] | None = None,
         train: dict[str, Any] | None = None,
         save_every: int = 0,
-        ranks: int = 1,
+        ranks: int | str = 1,
+        earlier: Path | None = None,
     ) -> Path:
         """Write a job with changes to `DRAFT` and `TRAIN`, its output and work under `name`; return its path."""
         params = {
@@ -148,13 +149,16 @@ class World:
         base = self.folder / name
         for folder in ("output", "work", "units"):
             (base / folder).mkdir(parents=True, exist_ok=True)
+        before: dict[str, Any] = {}
+        if earlier is not None:
+            before = {"earlier": {"key": StageJob.load(earlier).key, "work": str(earlier.parent / "work")}}
         inputs = {one: Input(path=str(self.folder / one), digest="0" * 64)
                   for one in ("tokens", "hidden_states", "verifier", "vocabulary")}  # fmt: skip
         job = StageJob(
-            stage="draft", version=1, key=digest_of(params), params=params,
+            stage="draft", version=1, key=digest_of([params, ranks]), params=params,
             facets={"device": "cpu", "threads": 1, "ranks": ranks}, inputs=inputs, files=self.files,
             output=str(base / "output"), work=str(base / "work"), units=str(base / "units"),
-            context={"save_every": save_every},
+            context={"save_every": save_every, **before},
         )  # fmt: skip
         path = base / "job.json"
         path.write_text(job.dump())

@@ -103,6 +103,21 @@ def test_a_running_build_holds_what_it_found_and_a_killed_one_does_not(
     assert not list((store.root / "leases").iterdir())
 
 
+def test_a_build_that_ends_while_gc_waits_hands_over_to_its_lock(store: Store) -> None:
+    made = put(store, "tokens", "a")
+    lock = json.loads((Path(__file__).parents[3] / "specs/quickstart.lock.json").read_text())
+    lock["results"] = {"cpu-avx2-t2-r1": {"tokens": made.digest}}
+    with store.lock("gc", pytest.fail):
+        command = [str(Path(sys.executable).parent / "specc"), "gc", "--keep-last", "0"]
+        waiting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().endswith("holds the store: waiting\n")
+        Path("my.lock.json").write_text(json.dumps(lock))
+    waiting.communicate()
+    assert waiting.returncode == 0
+    assert store.digests() == [made.digest]
+
+
 def test_shards_go_with_the_last_artifact_that_has_them_and_are_counted_once(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

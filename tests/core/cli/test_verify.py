@@ -56,7 +56,7 @@ def test_a_changed_a_missing_and_a_foreign_file_are_named(store: Store, capsys: 
     assert found["state"] == "different"
     assert [line.split(":")[0] for line in found["differences"]] == ["a.json", "b.txt", "c"]
     assert main(["verify", digest[:8]]) == Exit.DIFFERENCE
-    assert "hint: remove the artifact's folder, and `specc build` makes it again" in capsys.readouterr().err
+    assert "hint: `specc build --force --stage vocabulary SPEC` builds it again in its place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

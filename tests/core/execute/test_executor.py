@@ -107,7 +107,7 @@ def test_a_stage_becomes_an_artifact_with_a_record(run: Run, store: Store, words
     assert (store.path(manifest.digest) / "sub/b").read_text() == "2"
     record = store.record(manifest.key)
     assert record["rate"] == 2.5
-    assert set(record) == {"rate", "seconds", "started", "host"}
+    assert set(record) >= {"rate", "seconds", "started", "host", "order"}
     assert list((store.root / "work").iterdir()) == list((store.root / "tmp").iterdir()) == []
     said = words.getvalue().splitlines()
     assert said[0] == f"write: started (key {manifest.key[:8]})"
@@ -275,7 +275,10 @@ def test_a_stage_holds_the_lock_itself(compilers: Compilers) -> None:
     assert len(compilers.units()) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, Exit.TERMINATED), (signal.SIGINT, Exit.INTERRUPTED)])
+SIGNALS = [(signal.SIGTERM, Exit.TERMINATED), (signal.SIGINT, Exit.INTERRUPTED), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_an_interrupt_stops_the_stage_and_keeps_its_shards(
     compilers: Compilers, number: signal.Signals, code: Exit
 ) -> None:
@@ -290,6 +293,71 @@ def test_an_interrupt_stops_the_stage_and_keeps_its_shards(
     second.communicate(timeout=30)
     assert second.returncode == 0
     assert [shard for _, shard in compilers.units()] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_stage_that_hangs_goes_with_its_children_when_the_user_gives_up(
+    compilers: Compilers, number: signal.Signals, code: int
+) -> None:
+    first = compilers.start("hang")
+    compilers.wait_for_units(1)
+    stage, child = compilers.units()[0]
+    first.send_signal(number)
+    first.communicate(timeout=30)
+    assert first.returncode == code
+    assert gone(stage)
+    assert gone(child)
+    assert list((compilers.store.root / "tmp").iterdir()) == []
+
+
+def test_a_hangup_that_is_ignored_stays_so(compilers: Compilers) -> None:
+    """What `nohup` does."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    first = compilers.start("slow", seconds=0.2, shards=2)
+    signal.signal(signal.SIGHUP, before)
+    compilers.wait_for_units(1)
+    first.send_signal(signal.SIGHUP)
+    first.communicate(timeout=30)
+    assert first.returncode == 0
+
+
+def test_a_stage_whose_child_is_killed_says_so(run: Run, quick_path: Path) -> None:
+    watch = quick_path / "watch"
+
+    def kill() -> None:
+        wait_until(lambda: watch.exists() and watch.read_text().endswith("\n"))
+        os.kill(int(watch.read_text().split()[0]), signal.SIGKILL)
+
+    helper = threading.Thread(target=kill)
+    helper.start()
+    with pytest.raises(SpeccError) as caught:
+        run("parent", context={"watch": str(watch)})
+    helper.join()
+    assert "the engine raised CalledProcessError" in caught.value.message
+    assert "SIGKILL" in caught.value.message
+    assert caught.value.code == Exit.STAGE
+
+
+NO_EVENTS = [
+    "", "{", "null", "[1]", "\xff\xfe\x00", "x" * 100_000, "[" * 100_000, '{"event": ["progress"]}',
+    '{"event": "progress"}', '{"event": "progress", "done": "1", "total": 2, "unit": "x"}',
+    '{"event": "progress", "done": 1' + "0" * 400 + ', "total": 2, "unit": "x"}',
+    '{"event": "progress", "done": 1, "total": NaN, "unit": "x"}',
+    '{"event": "progress", "done": 1, "total": 2, "unit": 7}',
+    '{"event": "progress", "done": 1, "total": 2, "unit": "x", "text": null}',
+    '{"event": "note", "text": 5}', '{"event": "result", "record": [1, 2]}', '{"event": "result"}',
+    '{"event": "failure", "message": 5}', '{"event": "failure", "message": "x", "code": []}',
+]  # fmt: skip
+
+
+def test_what_an_engine_prints_on_the_way_of_the_events_goes_to_the_log(run: Run, store: Store) -> None:
+    manifest = run("garbage", {"lines": NO_EVENTS, "megabytes": 20})
+    assert store.verify(manifest.digest) == []
+    record = store.record(manifest.key)
+    assert record["rate"] is None, "NaN is no JSON"
+    log = store.log(manifest.key).read_bytes()
+    assert all(line.encode("latin-1") in log for line in NO_EVENTS)
+    assert log.count(b"x") > 20 << 20
 
 
 def test_a_stage_that_ignores_sigterm_is_killed(run: Run, quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from specc.core import lock as locks
 from specc.core.errors import SpeccError
-from specc.core.lock import CLASSES, Lock, Locked
+from specc.core.lock import CLASSES, Lock, Locked, machine_class
 
 
 def _lock(**values: Any) -> Lock:
@@ -39,6 +39,25 @@ def test_what_moved_is_named_with_both_values() -> None:
     (moved,) = locks.compare(old, new)
     assert (moved.path, moved.lock, moved.spec) == ("train.optimizer.learning_rate", 1e-3, 2e-3)
     assert locks.compare(old, old) == []
+
+
+def test_one_hash_in_a_list_of_files_is_one_difference() -> None:
+    files = [{"file": "a.jsonl", "sha256": "0" * 64}, {"file": "b.jsonl", "sha256": "1" * 64}]
+    old = _lock(data={"sources": files}).locked
+    new = _lock(data={"sources": [files[0], {**files[1], "sha256": "2" * 64}]}).locked
+    (moved,) = locks.compare(old, new)
+    assert (moved.path, moved.lock, moved.spec) == ("data.sources.1.sha256", "1" * 64, "2" * 64)
+
+
+def test_a_section_that_goes_is_its_values_and_no_null() -> None:
+    old, new = _lock(evaluate={"max_tokens": 64}).locked, _lock(evaluate=None).locked
+    assert [moved.path for moved in locks.compare(old, new)] == ["evaluate.max_tokens"]
+
+
+def test_a_class_has_the_pins_of_a_lock_where_it_has_them() -> None:
+    row = machine_class("cpu-amx", {"cpu-amx": {"torch": "2.0.0"}})
+    assert row.facets(2, 1) == {"device": "cpu", "isa": "amx", "threads": 2, "ranks": 1, "torch": "2.0.0"}
+    assert machine_class("cuda", {"cpu-amx": {"torch": "2.0.0"}}) == CLASSES["cuda"]
 
 
 def test_conflict_markers_mean_that_it_is_written_anew(tmp_path: Path) -> None:

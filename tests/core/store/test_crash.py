@@ -86,6 +86,7 @@ def test_a_build_killed_at_any_write_leaves_nothing_half_named(quick_path: Path)
         assert build(reopened) == digest
         whole(reopened, digest)
         assert list((store.root / "tmp").iterdir()) == [], "what the killed process left was removed"
+        assert store.path(digest).stat().st_mode & 0o777 == 0o555
         if not killed:
             break
         points += 1
@@ -108,6 +109,28 @@ def test_a_removal_killed_at_any_write_leaves_an_artifact_or_none(quick_path: Pa
             break
         points += 1
     assert points > 5
+
+
+def test_a_repair_killed_at_any_write_leaves_a_whole_artifact_or_none(quick_path: Path) -> None:
+    points = 0
+    while True:
+        store = Store(quick_path / f"{points}")
+        digest = build(store)
+        folder = store.path(digest)
+        folder.chmod(0o755)
+        (folder / "index.json").unlink()
+        assert store.find("draft", KEY) is None
+        killed = killed_at(points + 1, lambda store=store: build(store))
+        reopened = Store(store.root)
+        if reopened.find("draft", KEY) is not None:
+            whole(reopened, digest)
+        assert build(reopened) == digest
+        whole(reopened, digest)
+        assert not [path for path in (store.root / "tmp").iterdir() if not path.name.startswith("removed-")]
+        if not killed:
+            break
+        points += 1
+    assert points > 30
 
 
 @pytest.fixture

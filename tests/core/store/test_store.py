@@ -324,10 +324,10 @@ def _without_privilege() -> None:
 
 def test_a_store_that_cannot_be_written_is_an_error_in_words_and_can_be_read(store: Store) -> None:
     manifest = put(store, {"a": b"x"})
-    store.root.chmod(0o555)
     for folder in ("tmp", "refs", "locks", "work"):
         (store.root / folder).mkdir(exist_ok=True)
         (store.root / folder).chmod(0o555)
+    store.root.chmod(0o555)
     program = f"""
 from pathlib import Path
 from specc.core.errors import SpeccError

@@ -11,7 +11,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -195,15 +195,10 @@ def tensors_digest(path: Path) -> str:
 
 
 @contextmanager
-def atomic(path: Path, folder: Path | None = None) -> Generator[Path]:
-    """Yield a temporary path that takes the name `path`, whole and synced, when the block ends well.
-
-    It lies in `folder`, on the same file system, or else beside `path`; what a kill leaves, it leaves there.
-    """
-    folder = folder or path.parent
-    for place in (path.parent, folder):
-        place.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
+def atomic(path: Path) -> Generator[Path]:
+    """Yield a temporary path beside `path` that takes its name, whole and synced, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -232,37 +227,75 @@ def sync(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and what is in it, sealed or not; a folder that is not there is fine."""
+    """Remove a folder and what is in it, sealed or not; one that is gone, or goes meanwhile, is fine.
+
+    Of a link to a folder the link alone is removed.
+    """
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
     for folder, _, _ in os.walk(path):
-        Path(folder).chmod(0o700)  # names are removed from a folder, so it is the folder that must be writable
-    if path.exists():
-        shutil.rmtree(path)
+        with suppress(FileNotFoundError):
+            Path(folder).chmod(0o700)  # names are removed from a folder, so it is the folder that must be writable
+    while path.exists():  # more than once only when another process removes it, too
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
 
 
-def storage_error(error: OSError, folder: Path) -> SpeccError:
-    """Return what the system refused below `folder` in words: a full disk, a read-only place, no permission."""
-    where = str(error.filename or folder)
-    other = "name another folder in `SPECC_STORE`"
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""How a system says that there is no room: on the disk, in a quota, under the limit for one file."""
+
+
+def storage_error(error: OSError, folder: Path, other: str = "name another folder in `SPECC_STORE`") -> SpeccError:
+    """Return what the system refused below `folder` in words: a full disk, a read-only place, no permission.
+
+    `other` is what a user can do instead of mending it.
+    """
+    disk, number = disk_of(folder), error.errno or 0
+    space = f"free some space on `{disk}` (`df -h {disk}`, `df -i {disk}`), or {other}"
+    owner, local = f"ask its owner for write access, or {other}", f"{other} on a local disk"
     known = {
-        errno.ENOSPC: ("the disk is full", f"free some space (`df -h {folder}`), or {other} on a larger disk"),
-        errno.EDQUOT: ("the disk quota is used up", f"free some space, or {other} on another disk"),
-        errno.EROFS: ("this file system is read-only", f"{other} that can be written"),
-        errno.EACCES: ("no permission to write here", f"ask its owner for write access, or {other}"),
-        errno.EPERM: ("no permission to write here", f"ask its owner for write access, or {other}"),
-        errno.ENOLCK: ("this file system has no locks", f"{other} on a local disk"),
-        errno.EOPNOTSUPP: ("this file system has no locks", f"{other} on a local disk"),
+        errno.ENOSPC: ("the disk is full", space),
+        errno.EDQUOT: ("the disk quota is used up", space),
+        errno.EFBIG: ("a file would be larger than this process may write", "raise the limit that `ulimit -f` shows"),
+        errno.EROFS: ("this file system is read-only", f"make `{disk}` writable, or {other}"),
+        errno.EACCES: ("no permission to write here", owner),
+        errno.EPERM: ("no permission to write here", owner),
+        errno.ENOLCK: ("this file system has no locks", local),
+        errno.EOPNOTSUPP: ("this file system has no locks", local),
     }
-    message, hint = known.get(error.errno or 0, (f"the system refused a write: {error.strerror or error}", None))
-    return SpeccError(message, where=where, hint=hint, code=Exit.STAGE)
+    unknown = f"the system refused a write: {error.strerror or error}", f"look at what is there, or {other}"
+    message, hint = known.get(number, unknown)
+    return SpeccError(message, where=str(error.filename or folder), hint=hint, code=Exit.STAGE)
+
+
+@contextmanager
+def writing(folder: Path) -> Generator[None]:
+    """Turn what the system refuses below a folder of the store into a `SpeccError` (exit code 3)."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+def disk_of(path: Path) -> Path:
+    """Return where the file system is mounted that holds `path`, or would hold it."""
+    place = path.absolute()
+    while not os.path.exists(place):  # noqa: PTH110 - which does not raise where nothing may be looked up
+        place = place.parent
+    device = place.stat().st_dev
+    while place != place.parent and place.parent.stat().st_dev == device:
+        place = place.parent
+    return place
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give `source` a second name, or copy it where the file system has no hard links."""
+    """Give `source` a second name, or copy it where the file system has no hard links or does not allow this one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.hardlink_to(source)
     except OSError:
-        with atomic(target) as temporary, source.open("rb") as reader, temporary.open("wb") as writer:
+        with source.open("rb") as reader, atomic(target) as temporary, temporary.open("wb") as writer:
             while chunk := reader.read(CHUNK):
                 writer.write(chunk)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
+import resource
 import signal
 import sys
 import time
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from specc.core.contracts import Event, Failure, Note, Progress, StageJob, StageResult, dump_event
 from specc.core.errors import Exit, SpeccError
-from specc.core.files import atomic, digest_of, link_or_copy, sha256_file, storage_error, write_atomic
+from specc.core.files import FULL, digest_of, link_or_copy, sha256_file, storage_error, sync, write_atomic, writing
 
 PR_SET_PDEATHSIG: Final = 1
 StageFunction = Callable[["Stage"], None]
@@ -59,21 +59,50 @@ class Stage:
         """Put a finished unit of work (a shard) at `name` in the output; return whether it was there already.
 
         `material` is all that decides the unit's bytes besides the stage, its version and its facets. A unit
-        is written whole and under its own key, so a killed stage goes on after the last one, and a stage of
+        is shared whole and under its own key, so a killed stage goes on after the last one, and a stage of
         another key (more data, say) takes over those it shares.
         """
         key = digest_of({"stage": self.job.stage, "version": self.job.version, "facets": dict(self.facets),
                          "unit": dict(material)})  # fmt: skip
         stored = Path(self.job.units) / key[:2] / f"{key}{Path(name).suffix}"
-        seal = stored.with_name(stored.name + ".sha256")
-        found = seal.is_file() and stored.is_file() and seal.read_text() == sha256_file(stored)
+        target = self.output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found = _taken(stored, target)
         if not found:
-            seal.unlink(missing_ok=True)
-            with atomic(stored, self.work) as temporary:  # a kill leaves the half of a shard where it is cleared
-                write(temporary)
-            write_atomic(seal, sha256_file(stored))
-        link_or_copy(stored, self.output / name)
+            write(target)  # in the output, which goes as a whole when the stage is killed
+            with writing(stored.parent):
+                _share(target, stored)
         return found
+
+
+def _taken(stored: Path, target: Path) -> bool:
+    """Give a finished unit its name in the output; False if it is not there or is not what was sealed.
+
+    It gets the name first and is looked at then: so it cannot be taken away in between.
+    """
+    try:
+        seal = _seal(stored).read_bytes()
+        link_or_copy(stored, target)
+        if sha256_file(target).encode() == seal:
+            return True
+    except OSError:
+        pass
+    target.unlink(missing_ok=True)
+    return False
+
+
+def _share(target: Path, stored: Path) -> None:
+    """Let other runs take a finished unit; the seal says that it is whole."""
+    target.chmod(0o644)
+    sync(target)
+    for path in (_seal(stored), stored):
+        path.unlink(missing_ok=True)
+    link_or_copy(target, stored)
+    write_atomic(_seal(stored), sha256_file(target))
+
+
+def _seal(stored: Path) -> Path:
+    return stored.with_name(stored.name + ".sha256")
 
 
 def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> int:
@@ -108,6 +137,7 @@ def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> i
             raise SpeccError(f"this package has no stage `{job.stage}`", code=Exit.STAGE)  # noqa: TRY301
         stages[job.stage](stage)
         stage.record["seconds"] = round(time.monotonic() - started, 3)
+        stage.record["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         emit(StageResult(record=stage.record))
     except SpeccError as error:
         emit(Failure(message=error.message, where=str(error.where) if error.where else None, hint=error.hint,
@@ -116,22 +146,25 @@ def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> i
     except MemoryError:
         emit(Failure(message="the stage ran out of memory", hint="give it less per batch, or a larger machine"))
         return Exit.STAGE
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return _raised(error, emit)
-        full = storage_error(error, Path(arguments[0]).parent)
-        emit(Failure(message=full.message, where=str(full.where), hint=full.hint))
-        return Exit.STAGE
     except Exception as error:  # noqa: BLE001 - an engine may raise anything; the log keeps the traceback
-        return _raised(error, emit)
+        with suppress(OSError):  # the disk that is full may be the log's
+            traceback.print_exception(error)
+        emit(_raised(error, Path(arguments[0]).parent))
+        return Exit.STAGE
     return Exit.OK
 
 
-def _raised(error: Exception, emit: Callable[[Event], None]) -> int:
-    traceback.print_exception(error)
+def _raised(error: Exception, folder: Path) -> Failure:
+    """Say what an engine raised; a full disk is said to be one, in whichever of its exceptions an engine wraps it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for number in FULL:
+            if (isinstance(cause, OSError) and cause.errno == number) or os.strerror(number) in str(cause):
+                full = storage_error(OSError(number, os.strerror(number)), folder)
+                return Failure(message=full.message, where=str(full.where), hint=full.hint)
+        cause = cause.__cause__ or cause.__context__
     first = next(iter(str(error).splitlines()), "")
-    emit(Failure(message=f"the engine raised {type(error).__name__}" + (f": {first[:300]}" if first else "")))
-    return Exit.STAGE
+    return Failure(message=f"the engine raised {type(error).__name__}" + (f": {first[:300]}" if first else ""))
 
 
 def die_with_parent() -> None:

@@ -66,7 +66,8 @@ def rebuild(
             wrong.add(stage.name)
             yield Finding(stage=stage.name, digest=digest, state="skipped")
             continue
-        done = build(plan, fresh, values=values, files=files, reporter=reporter, until=stage.name)
+        with fresh.lease() as hold:
+            done = build(plan, fresh, values=values, files=files, reporter=reporter, hold=hold, until=stage.name)
         found = _compared(stage.name, digest, done[stage.name].digest or "", store, fresh)
         if found.state == "different":
             wrong.add(stage.name)
@@ -76,7 +77,7 @@ def rebuild(
 def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, reporter: Reporter) -> Finding:
     """Build one artifact again in `fresh`, from its inputs as they are in `store`.
 
-    Raises `SpeccError` if an input is gone, or if the stage reads files from outside the store.
+    Raises `SpeccError` if an input is gone or damaged, or if the stage reads files from outside the store.
     """
     stage, draft = manifest.stage, manifest.params.get("draft") or {}
     if stage in OUTSIDE or (stage == "draft" and draft.get("init")):
@@ -91,6 +92,8 @@ def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, reporter: Rep
             where=str(store.root),
             hint="build its spec again first, or `specc verify SPEC --rebuild`",
         )
+    for digest in manifest.inputs.values():
+        store.require(digest, store.manifest(digest).stage)
     job = StageJob(
         stage=stage,
         version=manifest.version,

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import torch
 from safetensors import safe_open
@@ -38,6 +38,32 @@ class Document:
     row: int
 
 
+class Documents(Sequence[Document]):
+    """Any number of documents, 20 bytes each until one is asked for."""
+
+    def __init__(self, columns: Sequence[Tensor] = ()) -> None:
+        """Take int32 `[documents, 5]`, in parts: the fields of `Document`."""
+        self._columns = torch.cat([torch.empty(0, 5, dtype=torch.int32), *columns])
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Documents: ...
+
+    def __getitem__(self, index: int | slice) -> Document | Documents:
+        found = self._columns[index]
+        return Documents([found]) if isinstance(index, slice) else Document(*found.tolist())
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of all of them."""
+        return int(self._columns[:, 2].sum())
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One optimizer step's rows and targets."""
@@ -55,7 +81,6 @@ class Corpus:
         Raises `SpeccError` if the hidden states are of other tokens or other layers.
         """
         self._files: OrderedDict[Path, Any] = OrderedDict()
-        self._counts: dict[Document, list[int]] = {}
         index, states = (json.loads((folder / "index.json").read_text()) for folder in (tokens, hidden))
         wanted = [*layers, last]
         if missing := [layer for layer in wanted if layer not in states["layers"]]:
@@ -68,25 +93,23 @@ class Corpus:
                              hint="build both again from one plan: `specc build`", code=Exit.STAGE)  # fmt: skip
         self._tokens = [tokens / shard["file"] for shard, _ in pairs]
         self._hidden = [hidden / shard["file"] for _, shard in pairs]
-        self.training: list[Document] = []
-        self.validation: list[Document] = []
-        self.left_out = 0
+        found = [self._scan(number) for number in range(len(pairs))]
+        self.training = Documents([columns[~held] for columns, held in found])
+        self.validation = Documents([columns[held] for columns, held in found])
+        self.left_out = sum(shard["rows"] for shard, _ in pairs) - len(self.training) - len(self.validation)
         """Rows without an assistant's token that a draft could propose."""
-        for number in range(len(pairs)):
-            self._scan(number)
 
-    def _scan(self, shard: int) -> None:
+    def _scan(self, shard: int) -> tuple[Tensor, Tensor]:
+        """Return a shard's documents, int32 `[documents, 5]`, and which of them are held out, bool `[documents]`."""
         file = self._open(self._tokens[shard])
-        offsets, split, numbers = (file.get_tensor(name).tolist() for name in ("offsets", "split", "row"))
-        mask = file.get_tensor("loss_mask")
-        for place, number in enumerate(numbers):
-            start, end = offsets[place], offsets[place + 1]
-            proposed = (depths(mask[start:end].bool()) >= 0).nonzero()
-            if not len(proposed):
-                self.left_out += 1
-                continue
-            document = Document(shard, start, end - start, int(proposed[-1]) - 1, number)
-            (self.validation if split[place] else self.training).append(document)
+        offsets, split, numbers, mask = (file.get_tensor(name) for name in ("offsets", "split", "row", "loss_mask"))
+        starts, sizes = offsets[:-1], offsets.diff()
+        owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)  # [tokens]
+        places = torch.arange(len(mask)) - starts[owner]
+        proposed = torch.where(depths(mask.bool(), places) >= 0, places, -1)
+        last = torch.full_like(sizes, -1).scatter_reduce(0, owner, proposed, "amax")  # [rows of the shard]
+        columns = torch.stack([torch.full_like(sizes, shard), starts, sizes, last - 1, numbers.to(sizes.dtype)], 1)
+        return columns[last >= 0].to(torch.int32), split.bool()[last >= 0]
 
     def read(self, document: Document, tokens: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return ids int64 `[tokens]`, loss mask bool `[tokens]` and states `[tokens, layers + 1, hidden]`.
@@ -102,14 +125,12 @@ class Corpus:
 
     def counts(self, documents: Sequence[Document], steps: int) -> list[int]:
         """Return how many targets each of `steps` steps counts in `documents`."""
-        total = [0] * steps
+        found: list[Tensor] = []
         for document in documents:
-            if document not in self._counts:
-                mask = self._open(self._tokens[document.shard]).get_slice("loss_mask")
-                deep = depths(mask[document.start : document.start + document.rows + 2].bool())
-                self._counts[document] = [int((deep >= step).sum()) for step in range(steps)]
-            total = [a + b for a, b in zip(total, self._counts[document], strict=True)]
-        return total
+            mask = self._open(self._tokens[document.shard]).get_slice("loss_mask")
+            found.append(depths(mask[document.start : document.start + document.rows + 2].bool()))
+        deep = torch.cat(found)
+        return [int((deep >= step).sum()) for step in range(steps)]
 
     def batch(
         self, documents: Sequence[Document], steps: int, frozen: Frozen, *, rank: int = 0, world: int = 1
@@ -158,31 +179,31 @@ class Corpus:
 
 def epoch_batches(
     documents: Sequence[Document], batch_tokens: int, *, seed: int, epoch: int, shuffle: bool
-) -> list[list[Document]]:
-    """Return an epoch's batches: a pure function of the documents, the seed and the epoch.
+) -> list[list[int]]:
+    """Return an epoch's batches, as places in `documents`: a pure function of these, the seed and the epoch.
 
     Each document goes into the first open batch with room for its rows; the oldest open batch is closed when
     there are too many. No batch has more than `batch_tokens` rows.
     """
-    for document in documents:
-        if document.rows > batch_tokens:
-            raise SpeccError(f"row {document.row} has {document.rows} positions and a batch takes {batch_tokens}",
-                             hint="raise `train.batch_tokens` to at least `data.sequence_length`",
-                             code=Exit.STAGE)  # fmt: skip
+    rows = [document.rows for document in documents]
+    if rows and max(rows) > batch_tokens:
+        document = documents[rows.index(max(rows))]
+        raise SpeccError(f"row {document.row} has {document.rows} positions and a batch takes {batch_tokens}",
+                         hint="raise `train.batch_tokens` to at least `data.sequence_length`",
+                         code=Exit.STAGE)  # fmt: skip
     order = range(len(documents))
     if shuffle:
         order = torch.randperm(len(documents), generator=stream(seed, "draft", "order", epoch)).tolist()
-    done: list[list[Document]] = []
-    filling: list[tuple[int, list[Document]]] = []
+    done: list[list[int]] = []
+    filling: list[tuple[int, list[int]]] = []
     for place in order:
-        document = documents[place]
         for number, (used, batch) in enumerate(filling):
-            if used + document.rows <= batch_tokens:
-                batch.append(document)
-                filling[number] = (used + document.rows, batch)
+            if used + rows[place] <= batch_tokens:
+                batch.append(place)
+                filling[number] = (used + rows[place], batch)
                 break
         else:
-            filling.append((document.rows, [document]))
+            filling.append((rows[place], [place]))
             if len(filling) > OPEN_BATCHES:
                 done.append(filling.pop(0)[1])
     return done + [batch for _, batch in filling]

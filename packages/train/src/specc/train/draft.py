@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
@@ -26,6 +25,7 @@ from specc.train.initial import initial_weights
 from specc.train.losses import check_losses
 from specc.train.models import Eagle3, build
 from specc.train.optim import learning_rate
+from specc.train.phases import Phase
 from specc.train.validation import Validation
 from specc.train.verifier import read_verifier
 
@@ -34,8 +34,8 @@ EVERY: Final = 0.5
 """Seconds between two lines of progress."""
 
 
-def train_draft(stage: Stage) -> None:
-    """Train, and write the best epoch's weights, the initial ones and the metrics.
+def train_draft(stage: Stage, phase: Phase) -> None:
+    """Train to the end of a phase; after the last one, write the best epoch's weights, the initial ones, the metrics.
 
     The best epoch is the one with the highest simulated mean acceptance length, not the lowest loss: what is
     served is a walk over drafts, and the loss averages over places where no draft starts.
@@ -59,9 +59,9 @@ def train_draft(stage: Stage) -> None:
         return build(draft, config, weights, embed_tokens=frozen.embed_tokens, head=frozen.head, d2t=d2t)
 
     with clock("start"):
-        engine = Engine(model(initial_weights(stage)), train)
+        checkpoints = Checkpoints.of(stage.work, phase.number, stage.job.key)
+        engine = Engine(model(initial_weights(stage)), train, universal=checkpoints.changes_ranks)
         initial = engine.weights()
-        checkpoints = Checkpoints(stage.work / "checkpoints", stage.job.key)
         restored = checkpoints.restore(engine, stage.warn)
         progress, best = restored or (Progress(), None)
     first = engine.rank == 0
@@ -73,7 +73,10 @@ def train_draft(stage: Stage) -> None:
         stage.note(f"training goes on after step {progress.step} of {plan.total}")
 
     save_every, positions, said = int(stage.job.context.get("save_every", 0)), 0, 0.0
+    end = min(plan.total, phase.until or plan.total)
     for epoch, place, documents in plan.from_step(progress.step):
+        if progress.step >= end:
+            break
         with clock("data"):
             batch = corpus.batch(documents, draft["ttt"]["steps"], frozen, rank=engine.rank, world=engine.world)
         with clock("step"):
@@ -100,13 +103,12 @@ def train_draft(stage: Stage) -> None:
                     if _best(progress.epochs, validated=bool(corpus.validation)) == epoch:
                         progress.best, best = epoch, weights
                 progress.losses = []
-        if ends or (save_every and progress.step % save_every == 0):
+        if ends or progress.step == end or (save_every and progress.step % save_every == 0):
             with clock("checkpoint"):
                 checkpoints.save(engine, progress, best)
 
     stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}
-    stage.record["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if not first:
+    if not first or end < plan.total:
         return
     if best is None:
         raise SpeccError(
@@ -133,8 +135,8 @@ class Plan:
             raise SpeccError("there is nothing to train on: no training row has a response of two tokens or more",
                              hint="look at the loss masks: `specc explain data`", code=Exit.STAGE)  # fmt: skip
         self._corpus, self._train, self._shuffle = corpus, train, shuffle
-        self._cache: dict[int, list[list[Document]]] = {}
-        self.tokens = sum(document.tokens for document in corpus.training)
+        self._cache: dict[int, list[list[int]]] = {}
+        self.tokens = corpus.training.tokens
         self.epochs, self.total = 0, 0
         wanted_epochs, wanted_steps = train["epochs"], train["steps"]
         if wanted_epochs is None and wanted_steps is None:
@@ -147,8 +149,8 @@ class Plan:
         if wanted_steps is not None:
             self.total = min(self.total, wanted_steps)
 
-    def epoch(self, number: int) -> list[list[Document]]:
-        """Return the batches of an epoch, counted from 1."""
+    def epoch(self, number: int) -> list[list[int]]:
+        """Return the batches of an epoch, counted from 1, as places in the corpus' training documents."""
         if number not in self._cache:
             size, seed = self._train["batch_tokens"], self._train["seed"]
             batches = epoch_batches(self._corpus.training, size, seed=seed, epoch=number, shuffle=self._shuffle)
@@ -160,9 +162,9 @@ class Plan:
         before = 0
         for epoch in range(1, self.epochs + 1):
             batches = self.epoch(epoch)
-            for place, documents in enumerate(batches):
+            for place, batch in enumerate(batches):
                 if step <= before + place < self.total:
-                    yield epoch, place, documents
+                    yield epoch, place, [self._corpus.training[document] for document in batch]
             before += len(batches)
 
 

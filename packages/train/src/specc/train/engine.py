@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +22,7 @@ from specc.train.optim import make_optimizer
 BUCKET: Final = 5_000_000
 """Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
 
+TAG: Final = "state"
 MOMENTA: Final = "momenta.safetensors"
 """What of Muon's state DeepSpeed does not know."""
 PATIENCE: Final = timedelta(days=1)
@@ -63,9 +67,16 @@ def deepspeed_config(train: Mapping[str, Any]) -> dict[str, Any]:
 class Engine:
     """A draft model under DeepSpeed."""
 
-    def __init__(self, model: nn.Module, train: Mapping[str, Any]) -> None:
-        """Hand `model` over; raises `SpeccError` for a configuration that DeepSpeed refuses."""
+    def __init__(self, model: nn.Module, train: Mapping[str, Any], *, universal: bool = False) -> None:
+        """Hand `model` over; raises `SpeccError` for a configuration that DeepSpeed refuses.
+
+        With `universal`, what is loaded was written by another number of ranks and made universal since. (DeepSpeed
+        without ZeRO needs no such thing: every rank has everything.)
+        """
         config = deepspeed_config(train)
+        self.universal = universal and train["zero"]["stage"] > 0
+        if self.universal:
+            config["checkpoint"] = {"load_universal": True}
         import deepspeed
         import deepspeed.ops
         from deepspeed.runtime.config import DeepSpeedConfig
@@ -119,13 +130,29 @@ class Engine:
 
     def save(self, folder: Path) -> None:
         """Write the parameters, masters and optimizer state into `folder`, in DeepSpeed's own files."""
-        self.engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+        self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
         if self.muon is not None and self.rank == 0:
             save_file(self.muon.buffers, folder / MOMENTA)
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote. The files are unpickled: check their seal first."""
-        self.engine.load_checkpoint(str(folder), tag="state")
+        self.engine.load_checkpoint(str(folder), tag=TAG)
         if self.muon is not None:
             # Cloned: a file's tensors may be aligned to 8 bytes only, and some operators then differ in bits.
             self.muon.buffers = {name: tensor.clone() for name, tensor in load_file(folder / MOMENTA).items()}
+
+
+def make_universal(saved: Path, made: Path) -> None:
+    """Write at `made` what `Engine.save` wrote at `saved`, for any number of ranks to load. Its seal was checked."""
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(mode=0o700)
+    command = [
+        sys.executable, "-P", "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(saved / TAG),
+        "--output_folder", str(made / TAG), "--num_extract_workers", "1", "--num_merge_workers", "1",
+        "--inject_missing_state",
+    ]  # fmt: skip
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise SpeccError("DeepSpeed could not make its checkpoint universal", where=str(saved), code=Exit.STAGE)
+    if (saved / MOMENTA).is_file():
+        shutil.copy(saved / MOMENTA, made / MOMENTA)

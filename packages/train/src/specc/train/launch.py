@@ -11,6 +11,7 @@ from typing import Final
 
 from specc.core.contracts import StageJob
 from specc.core.stage import die_with_parent
+from specc.train.phases import phase_of
 
 LAUNCHED: Final = "LOCAL_SIZE"
 """What the launcher sets for a rank, and nothing else does."""
@@ -25,16 +26,16 @@ def launch(arguments: list[str]) -> None:
     if LAUNCHED in os.environ or len(arguments) != 1:
         return
     try:
-        ranks = int(StageJob.load(Path(arguments[0])).facets.get("ranks", 1))
+        phase = phase_of(StageJob.load(Path(arguments[0])).facets.get("ranks", 1))
     except Exception:  # noqa: BLE001 - the stage reads the job again, and says what is wrong with it
         return
-    if ranks == 1:
+    if phase is None or phase.ranks == 1:
         return
     die_with_parent()
     events = os.dup(1)
     os.set_inheritable(events, True)
     os.dup2(2, 1)
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(phase.ranks))}).encode()).decode()
     port = os.environ["MASTER_PORT"]
     command = [
         sys.executable, "-P", "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--node_rank=0",

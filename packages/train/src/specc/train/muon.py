@@ -70,17 +70,16 @@ class Directions:
 
         To be called between the backward pass and DeepSpeed's step, by every rank.
         """
-        from deepspeed.utils import safe_get_full_grad
-
         factor = 1.0
         if self.clipping is not None:  # as torch.nn.utils.clip_grad_norm_ has it
-            norms = [torch.linalg.vector_norm(safe_get_full_grad(parameter)) for parameter in self.names.values()]
+            norms = [torch.linalg.vector_norm(_gradient(parameter)) for parameter in self.names.values()]
             factor = float((self.clipping / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0))
         for name, parameter in self.names.items():
-            if scale_of(shape_of(parameter)) is None and factor == 1.0:
+            is_matrix = len(shape_of(parameter)) == 2
+            if not is_matrix and factor == 1.0:
                 continue
-            gradient = safe_get_full_grad(parameter).to(torch.float32) * factor
-            if scale_of(shape_of(parameter)) is not None:
+            gradient = _gradient(parameter) * factor
+            if is_matrix:
                 buffer = self.buffers.setdefault(name, torch.zeros_like(gradient))
                 buffer.lerp_(gradient, 1 - self.momentum)
                 gradient = orthogonal(gradient.lerp(buffer, self.momentum))
@@ -92,9 +91,9 @@ def shape_of(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def scale_of(shape: torch.Size) -> float | None:
-    """Return what a matrix's update is multiplied with, so that its elements are as large as AdamW's; else None."""
-    return 0.2 * math.sqrt(max(shape)) if len(shape) == 2 else None
+def scale_of(shape: torch.Size) -> float:
+    """Return what a matrix's update is multiplied with, so that its elements are as large as AdamW's."""
+    return 0.2 * math.sqrt(max(shape))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -107,6 +106,14 @@ def orthogonal(matrix: Tensor) -> Tensor:
         gram = x @ x.t()
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.t()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Return a parameter's gradient, whole, the mean over the ranks, in fp32."""
+    from deepspeed.utils import safe_get_full_grad
+
+    found: Tensor = safe_get_full_grad(parameter)  # pyright: ignore[reportAssignmentType] - None before a backward pass
+    return found.to(torch.float32)
 
 
 def _put(parameter: nn.Parameter, gradient: Tensor) -> None:

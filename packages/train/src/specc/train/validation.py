@@ -20,7 +20,7 @@ class Validation:
     """The validation rows, with the verifier's own choices at their targets (computed once, kept as ids)."""
 
     def __init__(
-        self, corpus: Corpus, batches: Sequence[Sequence[Document]], frozen: Frozen, losses: Mapping[str, float]
+        self, corpus: Corpus, batches: Sequence[Sequence[int]], frozen: Frozen, losses: Mapping[str, float]
     ) -> None:
         self.corpus, self.batches, self.frozen, self.losses = corpus, batches, frozen, losses
         self._choices: dict[int, Tensor] = {}
@@ -36,7 +36,8 @@ class Validation:
         sums, covered, walk = [0.0] * steps, 0, WalkCounts.none(steps)
         known = torch.zeros(len(self.frozen.embed_tokens), dtype=torch.bool)
         known[model.to_verifier(torch.arange(len(model.head.weight)))] = True
-        for number, documents in enumerate(self.batches):
+        for number, places in enumerate(self.batches):
+            documents = [self.corpus.validation[place] for place in places]
             batch = self.corpus.batch(documents, steps, self.frozen)
             with torch.inference_mode():
                 losses, picks = model.losses(batch.rows, batch.targets, self.losses, picks=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json as jsonlib
 import os
 import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,10 @@ from specc.core import lock as locks
 from specc.core.cli.options import SPEC, as_json, minutes, print_json, words
 from specc.core.compiler import Compiled, Trust, compile_spec, with_results
 from specc.core.errors import Exit, SpeccError
-from specc.core.execute import Reporter, build, machine_name
+from specc.core.execute import Reporter, build, machine_name, terminable
+from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
+from specc.core.lock import Lock
 from specc.core.plan import ROWS, Decision
 
 
@@ -37,39 +43,89 @@ def command(  # noqa: PLR0917 - click passes by name
     trust: Trust = "frozen" if frozen else "locked" if locked else "update"
     compiled = compile_spec(spec, trust=trust, machine=machine_name())
     if trust == "update":
-        locks.write(compiled.lock_path, compiled.lock)
-    done = build(
-        compiled.plan(),
-        compiled.store,
-        values=compiled.lock.locked.values,
-        files=compiled.resolved.files,
-        reporter=Reporter(),
-        until=stage,
-        force=force,
-    )
-    found = {name: decision.digest for name, decision in done.items() if decision.digest}
-    _compare(compiled, found)
-    if trust == "update":
-        locks.write(compiled.lock_path, with_results(compiled.lock, compiled.plan().numerics, found))
-    verdicts = judge(compiled, done)
-    if json:
-        print_json(
-            {
-                "name": compiled.name,
-                "artifacts": {name: f"sha256:{digest}" for name, digest in found.items()},
-                "checks": [verdict.as_json() for verdict in verdicts],
-                "seconds": round(time.monotonic() - started, 1),
-            }
+        _record(compiled, {}, compiled.before)
+    with terminable(), compiled.store.lease() as hold:
+        done = build(
+            compiled.plan(),
+            compiled.store,
+            values=compiled.lock.locked.values,
+            files=compiled.resolved.files,
+            reporter=Reporter(),
+            hold=hold,
+            until=stage,
+            force=force,
         )
-    else:
-        _summary(compiled, done, verdicts, time.monotonic() - started, stage)
+        found = {name: decision.digest for name, decision in done.items() if decision.digest}
+        _compare(compiled, compiled.lock, found)
+        if trust == "update":
+            _record(compiled, found, compiled.lock)
+        if digest := found.get("evaluation"):
+            compiled.store.require(digest, "evaluation")  # it is read below
+        verdicts = judge(compiled, done)
+        if json:
+            print_json(
+                {
+                    "name": compiled.name,
+                    "artifacts": {name: f"sha256:{digest}" for name, digest in found.items()},
+                    "checks": [verdict.as_json() for verdict in verdicts],
+                    "seconds": round(time.monotonic() - started, 1),
+                }
+            )
+        else:
+            _summary(compiled, done, verdicts, time.monotonic() - started, stage)
     return Exit.OK if all(verdict.met for verdict in verdicts) else Exit.INPUT
 
 
-def _compare(compiled: Compiled, found: dict[str, str]) -> None:
+def _record(compiled: Compiled, found: dict[str, str], expected: Lock | None) -> None:
+    """Write the lock with what this build found, on top of what other builds have noted there meanwhile.
+
+    A lock that is neither ours nor the `expected` one is another's, who knows better, and is left as it is. Raises
+    `SpeccError` if the lock cannot be written, or if it has another digest by now (exit code 4).
+    """
+    path, ours = compiled.lock_path, compiled.lock
+    with _alone(path.absolute().parent):
+        there = locks.read(path)
+        if there is not None and _same(there, ours):
+            _compare(compiled, there, found)
+            ours = replace(ours, results={**ours.results, **there.results})
+        elif there is not None and (expected is None or not _same(there, expected)):
+            words(f"the lock {path.name} was changed meanwhile, and stays so: `specc build {compiled.path}` notes in it"
+                  " what this build found")  # fmt: skip
+            return
+        try:
+            locks.write(path, with_results(ours, compiled.plan().numerics, found) if found else ours)
+        except OSError as error:
+            raise storage_error(
+                OSError(error.errno, error.strerror, path.name),
+                path.absolute().parent,
+                "build with `--locked`, which writes no lock",
+            ) from error
+
+
+def _same(one: Lock, two: Lock) -> bool:
+    """Tell whether two locks pin the same, whatever builds found."""
+    return replace(one, results={}).dump() == replace(two, results={}).dump()
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Keep other builds from writing a lock in a folder meanwhile (flock(2)).
+
+    Where the file system has no locks, of two builds that end at once one may lose what it found; the next one
+    finds it in the store.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            held.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compare(compiled: Compiled, lock: Lock, found: dict[str, str]) -> None:
     """Raise `SpeccError` (exit 4) when a stage came out otherwise than the lock has it for this class."""
     plan = compiled.plan()
-    known = compiled.lock.results.get(plan.numerics, {})
+    known = lock.results.get(plan.numerics, {})
     wrong = [name for name, digest in found.items() if known.get(name, digest) != digest]
     if wrong:
         first = wrong[0]

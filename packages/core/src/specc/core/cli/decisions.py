@@ -15,6 +15,8 @@ def reason(compiled: Compiled, decision: Decision) -> str:
     """Say in one line why a stage is what it is."""
     if decision.action == "hit":
         return human(compiled.store.manifest(decision.digest or "").size)
+    if decision.key and (damage := compiled.store.damage(decision.stage.name, decision.key)):
+        return f"its artifact is damaged: {damage}"
     if decision.changes:
         first, *rest = decision.changes
         more = f", and {len(rest)} more" if rest else ""

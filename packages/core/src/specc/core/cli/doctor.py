@@ -14,9 +14,10 @@ from typing import Any, Final, Literal
 import click
 
 from specc.core.cli.options import as_json, human, paint, print_json, words
+from specc.core.compiler import Compiled, compile_spec
 from specc.core.errors import Exit
 from specc.core.execute.machine import cpu_flags, detect_class, installed, isa_of, machine_name
-from specc.core.lock import machine_class
+from specc.core.lock import MachineClass, machine_class
 from specc.core.store import Store
 
 _COLOURS: Final = {"ok": "green", "note": "yellow", "lack": "red"}
@@ -38,14 +39,13 @@ class Fact:
 @as_json
 def command(spec: Path | None, json: bool) -> int:
     """Show this machine's class, engines, threads, memory and disk, and with SPEC what it lacks for a build."""
-    facts = [*_machine(), *_engines()]
-    if spec is None:
-        facts.append(_disk(Store.locate(Path.cwd() / "spec.yaml"), None))
-    else:
-        facts += _needs(spec)
+    compiled = compile_spec(spec, machine=machine_name()) if spec else None
+    store = compiled.store if compiled else Store.locate(Path.cwd() / "spec.yaml")
+    facts = [*_machine(), *_engines(compiled.machine if compiled else machine_class(machine_name()), spec)]
+    facts += _needs(compiled) if compiled else [_disk(store, None)]
     lacks = [fact for fact in facts if fact.state == "lack"]
     if json:
-        print_json({"class": machine_name(), "facts": [asdict(fact) for fact in facts]})
+        print_json({"class": machine_name(), "store": str(store.root), "facts": [asdict(fact) for fact in facts]})
     else:
         width = max(len(fact.what) for fact in facts)
         for fact in facts:
@@ -72,26 +72,24 @@ def _machine() -> Iterator[Fact]:
     yield Fact("ok", "memory", f"{human(total)}, {human(free)} free")
 
 
-def _engines() -> Iterator[Fact]:
-    pins = machine_class(machine_name()).engines
-    here = installed(pins)
-    extra = machine_class(machine_name()).device
-    for name, pin in pins.items():
-        found = here[name]
-        if found == pin:
+def _engines(machine: MachineClass, spec: Path | None) -> Iterator[Fact]:
+    """Yield whether a class's engines are here, as the spec's lock pins them or this release does."""
+    here = installed(machine.engines)
+    release = machine_class(machine.name).engines
+    for name, pin in machine.engines.items():
+        if here[name] == pin:
             yield Fact("ok", name, pin)
         else:
-            yield Fact("lack", name, f"{found or 'none'} is installed, and the pinned version is {pin}",
-                       f"`pip install 'specc[{extra}]'` brings the pinned engines")  # fmt: skip
+            yield Fact("lack", name, f"{here[name] or 'none'} is installed, and the pinned version is {pin}",
+                       f"`pip install 'specc[{machine.device}]'` brings the pinned engines" if release.get(name) == pin
+                       else f"`specc lock --upgrade engines {spec}` takes this release's engines")  # fmt: skip
 
 
-def _needs(path: Path) -> Iterator[Fact]:
-    """Yield what a spec asks of the machine; raises `SpeccError` if the spec itself is wrong."""
-    from specc.core.compiler import compile_spec
-
-    compiled = compile_spec(path, machine=machine_name())
+def _needs(compiled: Compiled) -> Iterator[Fact]:
+    """Yield what a spec asks of the machine."""
     values = compiled.lock.locked.values
     threads, ranks = values["runtime"]["threads"], values["runtime"]["train"]["ranks"]
+    ranks = ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)
     if threads * ranks > _cores():
         each = f" in each of {ranks} ranks" if ranks > 1 else ""
         yield Fact("note", "threads", f"{threads}{each}, on {_cores()} cores",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -11,6 +13,9 @@ from specc.core import lock as locks
 from specc.core.cli.options import as_json, human, print_json, words
 from specc.core.errors import Exit, SpeccError
 from specc.core.store import Store, garbage, project_root, sweep
+
+ELSEWHERE: Final = ("node_modules", "site-packages")
+"""Folders of other people's projects."""
 
 
 @click.command("gc", short_help="remove what no lock, ref or recent build needs")
@@ -26,8 +31,8 @@ def command(dry_run: bool, keep_last: int, unfinished: bool, json: bool) -> int:
     if not store.root.is_dir():
         raise SpeccError("there is no store here", where=str(store.root),
                          hint="`SPECC_STORE` names one elsewhere")  # fmt: skip
-    roots = set(_locked(project_root(here)))
     with store.lock("gc", lambda: words("another gc or a build's next stage holds the store: waiting")):
+        roots = set(_locked(project_root(here)))  # now: what a build that ended meanwhile no longer holds, its lock has
         found = garbage(store, roots, keep_last=keep_last, unfinished=unfinished)
         if not dry_run:
             sweep(store, found)
@@ -51,13 +56,17 @@ def command(dry_run: bool, keep_last: int, unfinished: bool, json: bool) -> int:
 
 def _locked(project: Path) -> Iterator[str]:
     """Yield every digest that a lock of the project has as a result; raises `SpeccError` for a lock that is broken."""
-    for path in sorted(project.rglob("*.lock.json")):
-        inside = path.relative_to(project).parts[:-1]
-        if any(part.startswith(".") or part in ("node_modules", "site-packages") for part in inside):
-            continue
+    for path in _lock_files(project):
         lock = locks.read(path)
         if lock is None:
             raise SpeccError("the lock has conflict markers, so what it needs is not known", where=str(path),
                              hint="resolve them, or `specc lock` its spec, first")  # fmt: skip
         for found in lock.results.values():
             yield from found.values()
+
+
+def _lock_files(project: Path) -> Iterator[Path]:
+    """Yield the project's lock files; a store that builds work in is not looked into."""
+    for parent, folders, names in os.walk(project):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in ELSEWHERE)
+        yield from (Path(parent) / name for name in sorted(names) if name.endswith(".lock.json"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from specc.core.cli.options import as_json, paint, print_json, words
+from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
+from specc.core.execute import terminable
 from specc.core.files import remove_tree
 from specc.core.store import Store
 from specc.core.verify import Finding, rebuild, rebuild_one, rehash
@@ -31,11 +34,12 @@ def command(target: str, again: bool, json: bool) -> int:
     store = Store.locate(Path.cwd() / "spec.yaml")
     digest = store.resolve(target)
     manifest = store.manifest(digest)
-    if not again:
-        return _report(rehash(store, {manifest.stage: digest}), verb="hashed", json=json)
-    from specc.core.execute import Reporter
+    with _held(store, [digest, *(manifest.inputs.values() if again else ())]):
+        if not again:
+            return _report(rehash(store, {manifest.stage: digest}), verb="hashed", json=json)
+        from specc.core.execute import Reporter
 
-    return _rebuilt(store, lambda fresh: [rebuild_one(manifest, store, fresh, reporter=Reporter())], json=json)
+        return _rebuilt(store, lambda fresh: [rebuild_one(manifest, store, fresh, reporter=Reporter())], json=json)
 
 
 def _spec(path: Path, *, again: bool, json: bool) -> int:
@@ -46,21 +50,47 @@ def _spec(path: Path, *, again: bool, json: bool) -> int:
     compiled = compile_spec(path, trust="locked", machine=machine_name())
     plan, store = compiled.plan(), compiled.store
     locked = compiled.lock.results.get(plan.numerics, {}) if again else {}
-    digests = {item.stage.name: item.digest or locked.get(item.stage.name, "") for item in decide(plan, store)}
+    digests = {item.stage.name: item.digest or locked.get(item.stage.name, "") for item in decide(plan, _Named(store))}
     if missing := [name for name, digest in digests.items() if not digest]:
         raise SpeccError(
             f"there is nothing to verify for {', '.join(f'`{name}`' for name in missing)}: never built on this machine",
             where=str(path),
             hint=f"`specc build {path}` builds what is missing",
         )
-    if not again:
-        return _report(rehash(store, digests), verb="hashed", json=json)
-    values, files = compiled.lock.locked.values, compiled.resolved.files
-    return _rebuilt(
-        store,
-        lambda fresh: rebuild(plan, digests, store, fresh, values=values, files=files, reporter=Reporter()),
-        json=json,
-    )
+    with _held(store, digests.values()):
+        if not again:
+            return _report(rehash(store, digests), verb="hashed", json=json)
+        values, files = compiled.lock.locked.values, compiled.resolved.files
+        return _rebuilt(
+            store,
+            lambda fresh: rebuild(plan, digests, store, fresh, values=values, files=files, reporter=Reporter()),
+            json=json,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A store in which an artifact is there if it has a name, whole or not: a damaged one is what is looked for."""
+
+    store: Store
+
+    def find(self, stage: str, key: str) -> str | None:
+        return self.store.gave(stage, key)
+
+    def manifest(self, digest: str) -> Manifest:
+        return self.store.manifest(digest)
+
+    def last(self, name: str, stage: str) -> Manifest | None:
+        return self.store.last(name, stage)
+
+
+@contextmanager
+def _held(store: Store, digests: Iterable[str]) -> Generator[None]:
+    """Keep artifacts from `gc`, and end in good order when the user gives up."""
+    with terminable(), store.lease() as hold:
+        for digest in digests:
+            hold(digest)
+        yield
 
 
 def _rebuilt(store: Store, make: Callable[[Store], Iterable[Finding]], *, json: bool) -> int:
@@ -99,7 +129,7 @@ def _report(found: Iterable[Finding], *, verb: str, json: bool, kept: Path | Non
         if kept:
             words(f"what was built again is in {kept}")
         elif verb == "hashed":
-            words("hint: remove the artifact's folder, and `specc build` makes it again")
+            words(f"\nhint: `specc build --force --stage {wrong[0].stage} SPEC` builds it again in its place")
     else:
         words(f"{len(rows)} artifact{'s' * (len(rows) != 1)} {verb} again: every bit is the same")
     return Exit.DIFFERENCE if wrong else Exit.OK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.execute.executor import run_stage
 from specc.core.execute.machine import installed
 from specc.core.execute.reporter import Reporter
-from specc.core.plan import Decision, Plan, PlannedStage, decide_stage, lineage
+from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, lineage
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
 
@@ -24,15 +24,18 @@ def build(
     values: Mapping[str, Any],
     files: Mapping[str, Path],
     reporter: Reporter,
+    hold: Callable[[str], None],
     until: str | None = None,
     force: bool = False,
 ) -> dict[str, Decision]:
     """Build what is missing of a plan and return every stage's decision with its artifact's digest.
 
+    `hold` is the store's lease, which keeps an artifact from `gc` for as long as the caller needs what was built.
     A finished build keeps the action that led to it (`build`), so that a caller can tell it from a `hit`.
     `until` names the last stage wanted; stages that it does not need are left alone. With `force`, what is there is
     built again (with `until`, that stage alone), which must come out the same. Raises `SpeccError`
-    before anything starts when an engine or a file that will surely be needed is missing.
+    before anything starts when an engine or a file that will surely be needed is missing, and before a stage starts
+    when one of its inputs is not what was sealed (exit code 4).
     """
     wanted = plan.stages if until is None else _needed(plan, until)
     done: dict[str, Decision] = {}
@@ -40,22 +43,22 @@ def build(
     for decision in _foresee(plan, wanted, store):
         if decision.action == "build" or decision.stage.name in forced:
             _require(decision.stage, values, files)
-    with store.lease() as hold:
-        for stage in wanted:
-            held = False
-            while not held:  # more than once only when `gc` came between
-                decision = decide_stage(plan, stage, done, store)
-                again = stage.name in forced
-                if decision.action != "hit" or again:
-                    manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter, again=again)
-                    decision = replace(decision, action="build", digest=manifest.digest)
-                hold(decision.digest or "")
-                held = store.find(stage.name, decision.key or "") == decision.digest
-                done[stage.name] = decision
+    for stage in wanted:
+        held = False
+        while not held:  # more than once only when `gc` came between
+            decision = decide_stage(plan, stage, done, store)
+            again = stage.name in forced
+            if decision.action != "hit" or again:
+                manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter, again=again)
+                decision = replace(decision, action="build", digest=manifest.digest)
+            hold(decision.digest or "")
+            held = store.find(stage.name, decision.key or "") == decision.digest
+            done[stage.name] = decision
+        if store.writable:  # else nothing was built, and nobody else's store says what this build found
             found = done[stage.name]
             store.note_last(plan.name, stage.name, store.manifest(found.digest or "", found.key))
-        if "checkpoint" in done and (digest := done["checkpoint"].digest):
-            store.name_ref(plan.name, digest)
+    if store.writable and "checkpoint" in done and (digest := done["checkpoint"].digest):
+        store.name_ref(plan.name, digest)
     return done
 
 
@@ -99,7 +102,8 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
     raise SpeccError(
         f"the stage `{stage.name}` needs {name} {pins[name]}, and {found or 'none'} is installed",
         note="the engines' versions decide the bits of a result, so the lock pins them",
-        hint=f"`pip install 'specc[{extra}]'` brings the pinned engines",
+        hint=f"`pip install 'specc[{extra}]'` brings the engines of this release, and `specc lock --upgrade engines`"
+        " pins them in the spec's lock",
         code=Exit.STAGE,
     )
 
@@ -118,22 +122,27 @@ def _run(
     stage, key = decision.stage, decision.key
     if key is None:  # every input was built or found before its user's turn came
         raise AssertionError(stage.name)
-    row = stage.row
-    inputs = {
-        slot: Input(path=str(store.path(digest)), digest=digest)
-        for slot, digest in ((slot, done[source].digest or "") for slot, source in row.inputs.items())
-    }
+    row, context = stage.row, dict(stage.row.context)
+    ancestry = lineage(stage, done) if row.lineage else {}
+    inputs = dict[str, Input]()
+    for slot, source in row.inputs.items():
+        digest = done[source].digest or ""
+        store.require(digest, source)
+        inputs[slot] = Input(path=str(store.path(digest)), digest=digest)
+    if (earlier := before(stage)) is not None and not again:
+        other = earlier.key({name: done[name].digest or "" for name in row.inputs.values()}, ancestry)
+        context["earlier"] = {"key": other, "work": str(store.work(row.name, other, make=False))}
     job = StageJob(
         stage=row.name,
         version=row.version,
         key=key,
-        params=stage.params(lineage(stage, done) if row.lineage else {}),
+        params=stage.params(ancestry),
         facets=stage.facets,
         inputs=inputs,
         files={name: str(files[name].resolve()) for name in row.files},
         output="",
         work=str(store.work(row.name, key)),
         units=str(store.units(row.name)),
-        context=row.context,
+        context=context,
     )
     return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name, again=again)

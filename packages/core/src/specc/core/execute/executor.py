@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -22,12 +23,14 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.execute.environment import environment, free_port
 from specc.core.execute.machine import require_isa
 from specc.core.execute.reporter import Reporter
-from specc.core.files import remove_tree, storage_error, write_atomic
+from specc.core.files import disk_of, remove_tree, write_atomic, writing
 from specc.core.store import Store
 
 GRACE: Final = 5.0
 """Seconds that a stage has between SIGTERM and SIGKILL."""
 POLL: Final = 0.2
+LONGEST: Final = 1 << 20
+"""Bytes of a line that may be an event; an engine that prints more of them without an end is no reason to hold them."""
 
 
 def run_stage(
@@ -49,30 +52,26 @@ def run_stage(
 
     The kernel kills a stage when the thread that started it ends, so a stage is followed by that same thread.
     """
-    started = time.time()
-    with store.lock(job.key, lambda: reporter.waiting(job.stage)) as lock:
+    started, date = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with terminable(), store.lock(job.key, lambda: reporter.waiting(job.stage)) as lock:
         found = store.find(job.stage, job.key)
         if found is not None and not again:
             manifest = store.manifest(found, job.key)
-            reporter.stage_done(job.stage, manifest, time.time() - started)
+            reporter.stage_done(job.stage, manifest, time.monotonic() - started)
             return manifest
         require_isa(job.facets)
-        work = store.work(job.stage, job.key)
-        if again:
-            remove_tree(work)
-            work = store.work(job.stage, job.key)
-            job = replace(job, units=str(work / "units"))
         output = store.begin(job.stage, job.key)
-        job = replace(job, output=str(output), work=str(work))
         reporter.stage_started(job.stage, job.key)
         try:
-            with _terminable():
-                record = _run(job, [interpreter, "-P", "-m", f"specc.{package}"], lock, store, reporter)
-                record |= {
-                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-                    "host": platform.node(),
-                }
-                manifest = store.seal(job, name, output, record)
+            work = store.work(job.stage, job.key)
+            if again:
+                with writing(store.root):
+                    remove_tree(work)
+                work = store.work(job.stage, job.key)
+                job = replace(job, units=str(work / "units"))
+            job = replace(job, output=str(output), work=str(work))
+            record = _run(job, [interpreter, "-P", "-m", f"specc.{package}"], lock, store, reporter)
+            manifest = store.seal(job, name, output, {**record, "started": date, "host": platform.node()})
         except BaseException:
             reporter.stage_stopped()
             with suppress(OSError):  # the error at hand says more
@@ -80,23 +79,22 @@ def run_stage(
             raise
         with suppress(OSError):  # what is left of it is in nobody's way
             remove_tree(work)
-        reporter.stage_done(job.stage, manifest, time.time() - started)
+        reporter.stage_done(job.stage, manifest, time.monotonic() - started)
         return manifest
 
 
 def _run(job: StageJob, command: list[str], lock: int, store: Store, reporter: Reporter) -> dict[str, Any]:
     """Run a stage's process to its end and return its record."""
     work, log_path = Path(job.work), store.log(job.key)
-    try:
+    with writing(store.root):
         remove_tree(work / "tmp")
         for folder in ("home", "tmp"):
             (work / folder).mkdir(exist_ok=True)
         write_atomic(work / "JOB.json", job.dump())
         log = log_path.open("ab", buffering=0)
-        log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {job.stage} {job.key}\n".encode())
-    except OSError as error:
-        raise storage_error(error, store.root) from error
     with log:
+        with writing(store.root):
+            log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {job.stage} {job.key}\n".encode())
         try:
             process = subprocess.Popen(
                 [*command, str(work / "JOB.json")],
@@ -128,7 +126,7 @@ def _run(job: StageJob, command: list[str], lock: int, store: Store, reporter: R
             process.wait()
             _await_group(process.pid)
     if isinstance(end, StageResult) and process.returncode == 0:
-        return dict(end.record)
+        return json.loads(json.dumps(end.record), parse_constant=lambda _: None)  # NaN is no JSON
     raise _failed(job, end, process.returncode, log_path)
 
 
@@ -149,6 +147,8 @@ def _follow(process: subprocess.Popen[bytes], log: BinaryIO, reporter: Reporter)
             if not chunk:
                 return end
             *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > LONGEST:
+                lines, rest = [*lines, rest], b""
             for line in lines:
                 match _event(line):
                     case Progress() as event:
@@ -163,14 +163,19 @@ def _follow(process: subprocess.Popen[bytes], log: BinaryIO, reporter: Reporter)
 
 
 def _event(line: bytes) -> Event | None:
+    """Read a line; None if it is no event, or one whose values are not what they should be."""
     try:
         event = load_event(line.decode())
-        if isinstance(event, Progress):
-            numbers = [event.done] if event.total is None else [event.done, event.total]
-            return event if all(math.isfinite(number) for number in numbers) else None
-    except (ValueError, TypeError, RecursionError):
+        match event:
+            case Progress(done=done, total=total, unit=str(), text=str()):
+                good = all(math.isfinite(number) for number in (done, total or 0))
+            case Note(text=str()) | StageResult(record=dict()) | Failure(message=str(), code=int()):
+                good = True
+            case _:
+                good = False
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    return event
+    return event if good else None
 
 
 def _failed(job: StageJob, end: StageResult | Failure | None, code: int, log: Path) -> SpeccError:
@@ -191,6 +196,10 @@ def _failed(job: StageJob, end: StageResult | Failure | None, code: int, log: Pa
         if what == "SIGKILL":
             how += ", most likely because the machine ran out of memory"
             where = f"give it less per batch, or a machine with more memory; {where}"
+        if what == "SIGBUS":  # a file that is mapped into memory has no other way to say so
+            disk = disk_of(log)
+            how += ", most likely because the disk is full"
+            where = f"free some space on `{disk}` (`df -h {disk}`); {where}"
     else:
         how = f"ended with exit code {code}" + ("" if isinstance(end, StageResult) else " and no result")
     return SpeccError(f"the stage `{job.stage}` {how}", note=_last_line(log), hint=where, code=Exit.STAGE)
@@ -237,17 +246,24 @@ def _await_group(pid: int) -> None:
 
 
 @contextmanager
-def _terminable() -> Generator[None]:
-    """Turn SIGTERM into `SystemExit` (143) while a stage runs, so that the stage is stopped in good order."""
+def terminable() -> Generator[None]:
+    """Turn SIGTERM and SIGHUP into `SystemExit` (143, 129), so that a stage is stopped in good order.
+
+    A signal that is ignored (`nohup`) stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(*_: object) -> NoReturn:
-        raise SystemExit(Exit.TERMINATED)
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    caught = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in caught:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number, handler in caught.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -128,7 +128,9 @@ class Reporter:
         self._write(text + "\n")
 
     def _write(self, text: str) -> None:
-        with suppress(BrokenPipeError):  # that nobody reads any more is no reason to stop a build
+        with suppress(
+            OSError
+        ):  # that nobody can read it (a closed pipe or terminal, a full disk) must not stop a build
             self._stream.write(text.encode("ascii", "replace").decode() if self._ascii else text)
             self._stream.flush()
 

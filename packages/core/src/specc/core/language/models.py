@@ -252,11 +252,24 @@ class DatagenRuntime(Section):
     """Number of processes; this release has one."""
 
 
+Ranks = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Phase(Section):
+    """A part of the training with a number of ranks of its own."""
+
+    ranks: Ranks
+    """Number of processes of this machine that share each batch."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer step, counted from the first, after which the next phase goes on. Default: the last one has none."""
+
+
 class TrainRuntime(Section):
     """Processes that train."""
 
-    ranks: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Number of processes of this machine that share each batch; part of the numerics class."""
+    ranks: Ranks | Annotated[list[Phase], Field(min_length=2)] = 1
+    """Number of processes of this machine that share each batch, or phases of a training that changes it; part of the
+    numerics class."""
 
 
 class Runtime(Section):

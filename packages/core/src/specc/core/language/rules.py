@@ -75,6 +75,13 @@ class Rules:
         if offload == "parameters" and stage != 3:
             yield self._error("E0221", f"parameters are offloaded at ZeRO stage 3 only, and this is stage {stage}",
                               "train.zero.offload", hint="use `stage: 3`, or `offload: optimizer`")  # fmt: skip
+        ranks = self.values["runtime"]["train"]["ranks"]
+        *ends, last = [phase["steps"] for phase in ranks] if isinstance(ranks, list) else [None]
+        given = [end for end in ends if end is not None]
+        if last is not None or len(given) < len(ends) or given != sorted(set(given)):
+            yield self._error("E0222", "each phase but the last needs `steps`, more than the phase before it",
+                              "runtime.train.ranks",
+                              hint="write `ranks: [{ranks: 2, steps: 500}, {ranks: 1}]`")  # fmt: skip
         warmup = train["schedule"]["warmup"]
         if train["steps"] is not None and isinstance(warmup, int) and warmup >= train["steps"]:
             yield self._error("E0216", f"the warm-up of {warmup} steps is as long as the training of {train['steps']}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from specc.core.errors import Exit, SpeccError
@@ -32,11 +32,11 @@ class MachineClass:
     engines: Mapping[str, str]
     """Distribution name to exact version."""
 
-    def numerics(self, threads: int, ranks: int) -> str:
+    def numerics(self, threads: int, ranks: int | str) -> str:
         """Return the name of the numerics class: what `results` in a lock are filed under."""
         return f"{self.name}-t{threads}-r{ranks}"
 
-    def facets(self, threads: int, ranks: int) -> dict[str, Any]:
+    def facets(self, threads: int, ranks: int | str) -> dict[str, Any]:
         """Return everything of the numerics class that a stage's key may name."""
         return {"device": self.device, "isa": self.isa, "threads": threads, "ranks": ranks, **self.engines}
 
@@ -53,9 +53,13 @@ CLASSES: Final[Mapping[str, MachineClass]] = {
 }
 
 
-def machine_class(name: str) -> MachineClass:
-    """Return a row by its name; raises `SpeccError` with the known names."""
+def machine_class(name: str, pins: Mapping[str, Mapping[str, str]] | None = None) -> MachineClass:
+    """Return a row by its name, with a lock's `pins` where they have the class.
+
+    Raises `SpeccError` with the known names.
+    """
     if name not in CLASSES:
         known = ", ".join(f"`{row}`" for row in CLASSES)
         raise SpeccError(f"no class of machines `{name}`", hint=f"these are known: {known}", code=Exit.USAGE)
-    return CLASSES[name]
+    row = CLASSES[name]
+    return replace(row, engines=pins[name]) if pins and name in pins else row

@@ -121,19 +121,26 @@ def write(path: Path, lock: Lock) -> bool:
 
 
 def compare(old: Locked, new: Locked) -> list[Moved]:
-    """Return what moved, in the order of the paths: values, then stage versions, then the class's engines."""
-    moved = _differences(flatten(old.values), flatten(new.values))
+    """Return what moved, in the order of the paths: values, then stage versions, then the engines."""
+    moved = _differences(_flat(old.values), _flat(new.values))
     moved += _differences(_prefixed("written", old.written), _prefixed("written", new.written)) if not moved else []
     moved += _differences(_prefixed("stages", old.stages), _prefixed("stages", new.stages))
     return moved + _differences(flatten({"engines": old.engines}), flatten({"engines": new.engines}))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Moved]:
-    return [
-        Moved(path, old.get(path), new.get(path))
-        for path in sorted({*old, *new})
-        if (path in old) != (path in new) or old[path] != new[path]
-    ]
+    moved = [path for path in sorted({*old, *new}) if (path in old) != (path in new) or old[path] != new[path]]
+    sections = {path.rsplit(".", end)[0] for path in moved for end in range(1, path.count(".") + 1)}
+    return [Moved(path, old.get(path), new.get(path)) for path in moved if path not in sections]  # null, not a section
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{"a.0.b": value}` for a tree: lists of tables are taken apart, so that one hash is one difference."""
+    flat: dict[str, Any] = {}
+    for path, value in flatten(tree, prefix).items():
+        tables = isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
+        flat |= _flat({str(index): item for index, item in enumerate(value)}, path) if tables else {path: value}
+    return flat
 
 
 def _prefixed(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ equal bytes cut a rebuild short.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from specc.core.contracts import Manifest
@@ -102,7 +102,7 @@ class Decision:
 def lower(values: Values, machine: MachineClass) -> Plan:
     """Lower resolved values to a plan for one class of machine."""
     runtime = values["runtime"]
-    threads, ranks = runtime["threads"], runtime["train"]["ranks"]
+    threads, ranks = runtime["threads"], world(runtime["train"]["ranks"])
     every = machine.facets(threads, ranks)
     planned: dict[str, PlannedStage] = {}
     for row in stages(values):
@@ -118,6 +118,22 @@ def lower(values: Values, machine: MachineClass) -> Plan:
         )
         planned[row.name] = PlannedStage(row=row, facets=facets, recipe=recipe)
     return Plan(name=values["name"], numerics=machine.numerics(threads, ranks), stages=tuple(planned.values()))
+
+
+def world(ranks: int | list[dict[str, int | None]]) -> int | str:
+    """Return what a class's name and a key say of the ranks: `2`, or `2x120+1` for two up to step 120, then one."""
+    if isinstance(ranks, int):
+        return ranks
+    return "+".join(f"{phase['ranks']}x{phase['steps']}" if phase["steps"] else str(phase["ranks"]) for phase in ranks)
+
+
+def before(stage: PlannedStage) -> PlannedStage | None:
+    """Return the stage as it would be without its last change of ranks: what it may take up where that stopped."""
+    ranks = stage.facets.get("ranks")
+    if not isinstance(ranks, str):
+        return None
+    earlier = ranks.rpartition("+")[0].rpartition("x")[0]
+    return replace(stage, facets={**stage.facets, "ranks": earlier if "+" in earlier else int(earlier)})
 
 
 def decide(plan: Plan, store: Artifacts) -> list[Decision]:

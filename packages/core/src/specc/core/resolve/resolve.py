@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from pydantic import ValidationError
 
 from specc.core.algorithms import algorithm
 from specc.core.algorithms.base import Derived
 from specc.core.errors import SpeccError, SpeccErrors
 from specc.core.files import flatten
-from specc.core.language import Checked, rules_with_facts
+from specc.core.language import Checked, Spec, rules_with_facts
 from specc.core.language.models import LONGEST_SEQUENCE
-from specc.core.resolve.verifier import Verifier, find
+from specc.core.resolve.kept import ABSENT, LENGTH, WHOLE, Earlier, get, put, spec_of, stated
+from specc.core.resolve.sources import locate
+from specc.core.resolve.verifier import FACTS, Verifier, find
 
 LANGUAGE: Final = 1
 INIT_FILES: Final = ("config.json", "model.safetensors")
@@ -42,52 +46,91 @@ def resolve(
     digest: Callable[[Path], str],
     date: str,
     locked: Mapping[str, Any] | None = None,
+    upgrade: Collection[str] = (),
 ) -> ResolvedSpec:
     """Resolve a checked spec, with the values of a lock where the spec leaves them to us.
 
-    `locked` is the part `locked` of an earlier lock: its verifier pins, its date and the defaults of its time are
-    kept, so that neither a release that changes a default nor a moved branch changes a locked build. Where the
-    spec and its files say the same as then, all values are the lock's own.
+    `locked` is the part `locked` of an earlier lock. What the spec says and the files beside it are followed
+    always. A hub's commit, a file that is not here, the date and all defaults are the lock's, so that neither a moved
+    branch nor a release changes a locked build, save for the parts named in `upgrade`: `verifier`, `data`, `defaults`.
     """
-    spec = checked.spec.values()
-    written = written_values(checked, spec)
-    pinned: Mapping[str, Any] | None = locked["values"] if locked else None
-    verifier = find(spec["verifier"], base, digest, pinned["verifier"] if pinned else None)
-    tree, files = _pin_files(spec, base, digest, pinned, checked)
+    earlier = Earlier(values=locked["values"], written=locked["written"]) if locked else None
+    defaults = None if "defaults" in upgrade else earlier
+    written = written_values(checked, checked.spec.values())
+    spec = _spec(checked, written, defaults).values()
+    old = earlier.values if earlier else None
+    verifier = find(spec["verifier"], base, digest, old["verifier"] if old and "verifier" not in upgrade else None)
+    tree, files = _pin_files(spec, base, digest, old if "data" not in upgrade else None, checked)
     tree["verifier"] = {**tree["verifier"], **verifier.facts}
     if spec["verifier"]["revision"] is not None:
         tree["verifier"]["asked_revision"] = spec["verifier"]["revision"]
-    tree["date"] = pinned["date"] if pinned else date
+    tree["date"] = defaults.values["date"] if defaults else date
     files |= {f"verifier/{name}": path for name, path in verifier.files.items()}
-
-    if errors := rules_with_facts(checked, verifier.facts["config"]):
+    # The release that locked these very words has checked them, with the defaults of its time.
+    locked_so = defaults is not None and defaults.written == written and defaults.same_verifier(tree)
+    if not locked_so and (errors := rules_with_facts(checked, verifier.facts["config"])):
         raise SpeccErrors(errors)
-    derived = _derived(tree)
-    unchanged = locked is not None and locked["written"] == written and pinned is not None and (
-        _pins(pinned) == _pins(tree)
-    )  # fmt: skip
-    origins: dict[str, str] = {}
-    for path, value in flatten(tree).items():
-        if path in written or _under(path, written):
-            origins[path] = str(checked.document.position(_parts(path)))
-        elif path in derived:
-            origins[path] = derived[path].origin
-        elif path.startswith("verifier.") and path.split(".")[1] in verifier.facts:
+    origins = _fill(tree, written, defaults)
+    for path in flatten(tree):
+        if path not in origins and path.startswith("verifier.") and path.split(".")[1] in FACTS:
             origins[path] = f"read from the verifier `{spec['verifier']['model']}`"
-        elif path == "date":
-            origins[path] = "the day of the first lock"
-        else:
-            origins[path] = f"default (language v{LANGUAGE})"
-            kept = locked is not None and path not in locked["written"] and not _under(path, locked["written"])
-            locked_value = _get(pinned, path) if kept else _ABSENT
-            _set(tree, path, value if locked_value is _ABSENT else locked_value)
-    for path, item in _derived(tree).items():
-        if _get(tree, path) in (None, "full"):
-            _set(tree, path, item.value)
-            origins[path] = item.origin
-    if unchanged and pinned is not None:
-        tree = copy.deepcopy(dict(pinned))
+        elif path not in origins:
+            origins[path] = str(checked.document.position(tuple(path.split("."))))
     return ResolvedSpec(values=tree, written=written, origins=origins, files=files)
+
+
+def restore(locked: Mapping[str, Any], *, base: Path) -> ResolvedSpec:
+    """Resolve the spec that a lock wrote down, with all that is pinned in it: nothing is hashed and nobody is asked.
+
+    The values are the lock's own unless this release has other keys than the one that wrote it. Raises `SpeccError`
+    if it has no place for something that the lock's spec says.
+    """
+    earlier = Earlier(values=locked["values"], written=locked["written"])
+    tree, old = earlier.spec().values(), earlier.values
+    tree["date"] = old["date"]
+    tree["verifier"] |= old["verifier"]
+    if (init := tree["draft"].get("init")) is not None:
+        init |= old["draft"]["init"]
+    for (_, item), (_, pinned) in zip(_file_items(tree), _file_items(old), strict=True):
+        item.update(pinned)
+    _fill(tree, earlier.written, earlier)
+    return ResolvedSpec(values=tree, written=earlier.written, origins={}, files=_places(tree, base))
+
+
+def _spec(checked: Checked, written: Mapping[str, Any], earlier: Earlier | None) -> Spec:
+    """Return the spec with the lock's choices where it leaves them to us, since other keys depend on them."""
+    tags = earlier.tags(written) if earlier else {}
+    values = checked.spec.values()
+    if all(get(values, tag) == value for tag, value in tags.items()):
+        return checked.spec
+    try:
+        return spec_of({**written, **tags})
+    except ValidationError:  # the spec has keys of what is the default now
+        return checked.spec
+
+
+def _fill(tree: dict[str, Any], written: Mapping[str, Any], earlier: Earlier | None) -> dict[str, str]:
+    """Set what neither the spec nor the verifier says, and return where each of those values is from.
+
+    Defaults come first: some values are derived from them.
+    """
+    origins = {"date": "the day of the lock"}
+    paths = dict.fromkeys(WHOLE if path.startswith(WHOLE + ".") else path for path in flatten(tree))
+    derived = _derived(tree)
+    for path in paths:
+        fact = path == "date" or (path.startswith("verifier.") and path.split(".")[1] in (*FACTS, "asked_revision"))
+        if fact or stated(path, written) or (path in derived and get(tree, path) is None):
+            continue
+        value = earlier.default(path, tree, written) if earlier else ABSENT
+        if value is not ABSENT:
+            put(tree, path, value)
+        origins |= dict.fromkeys(flatten({path: get(tree, path)}), f"default (language v{LANGUAGE})")
+    for path, item in _derived(tree).items():
+        if get(tree, path) in (None, "full"):
+            value = earlier.derived(path, tree, written) if earlier else ABSENT
+            put(tree, path, item.value if value is ABSENT else value)
+            origins[path] = item.origin
+    return origins
 
 
 def written_values(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +145,7 @@ def _derived(tree: Mapping[str, Any]) -> dict[str, Derived]:
     length = min(LONGEST_SEQUENCE, config["max_position_embeddings"])
     return {
         **algorithm(tree["draft"]["algorithm"]).derive(tree["draft"], config),
-        "data.sequence_length": Derived(length, "derived from verifier.config.max_position_embeddings"),
+        LENGTH: Derived(length, "derived from verifier.config.max_position_embeddings"),
     }
 
 
@@ -155,44 +198,20 @@ def _file_items(tree: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], di
     return found
 
 
-def _pins(tree: Mapping[str, Any]) -> object:
-    """Return what a tree takes from outside the spec: the verifier's and the data's hashes."""
-    init = tree["draft"].get("init")
-    return [
-        [tree["verifier"][key] for key in ("revision", "files", "tokenizer_sha256", "chat_template_sha256")],
-        [item["sha256"] for _, item in _file_items(tree)],
-        init["files"] if init else None,
-    ]
+def _places(values: Mapping[str, Any], base: Path) -> dict[str, Path]:
+    """Return where the files that resolved values name are on this machine, without looking into them."""
+    places = {item["file"]: base / item["file"] for _, item in _file_items(values)}
+    if (init := values["draft"].get("init")) is not None:
+        places |= {f"init/{name}": base / init["from"] / name for name in init["files"]}
+    verifier = locate(values["verifier"]["model"], base)
+    places |= {f"verifier/{name}": path for name, path in verifier.files.items()} if verifier else {}
+    return {name: path for name, path in places.items() if path.is_file()}
 
 
-_ABSENT: Final = object()
-
-
-def _parts(path: str) -> tuple[str, ...]:
-    return tuple(path.split("."))
-
-
-def _under(path: str, written: Any) -> bool:
+def _under(path: str, written: Collection[str]) -> bool:
     """Tell whether a parent of `path` was written as one value (`loss: kl` covers `train.loss.kl`)."""
     parts = path.split(".")
     return any(".".join(parts[:end]) in written for end in range(1, len(parts)))
-
-
-def _get(tree: Mapping[str, Any] | None, path: str) -> Any:
-    node: Any = tree
-    for part in path.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return _ABSENT
-        node = node[part]
-    return node
-
-
-def _set(tree: dict[str, Any], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    node: Any = tree
-    for part in parents:
-        node = node.setdefault(part, {})
-    node[last] = value
 
 
 def missing_file(name: str, values: Mapping[str, Any]) -> SpeccError:
@@ -206,4 +225,4 @@ def missing_file(name: str, values: Mapping[str, Any]) -> SpeccError:
     )
 
 
-__all__ = ["LANGUAGE", "ResolvedSpec", "Verifier", "missing_file", "resolve", "written_values"]
+__all__ = ["LANGUAGE", "ResolvedSpec", "Verifier", "missing_file", "resolve", "restore", "written_values"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from specc.core.errors import SpeccError
 from specc.core.files import sha256
 from specc.core.resolve import hub, huggingface, sources
+
+FACTS: Final = ("name", "format", "revision", "files", "tokenizer_sha256", "chat_template_sha256", "config")
+"""What is read from a verifier, as keys of `verifier` beside those that a spec may write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,7 @@ def find(
     """
     model, revision = section["model"], section["revision"]
     same = pinned is not None and pinned["model"] == model and (
-        revision is None or revision in (pinned.get("asked_revision"), pinned["revision"])
+        revision in (pinned.get("asked_revision"), pinned["revision"])
     )  # fmt: skip
     if sources.is_hub_id(model) and not (base / model).exists():
         return Verifier(facts=_facts(pinned)) if same and pinned else _from_hub(model, revision or "main")
@@ -50,11 +53,8 @@ def find(
     return Verifier(facts=facts, files=located.files)
 
 
-_FACTS = ("name", "format", "revision", "files", "tokenizer_sha256", "chat_template_sha256", "config")
-
-
 def _facts(pinned: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: pinned[key] for key in _FACTS}
+    return {key: pinned[key] for key in FACTS}
 
 
 def _read(read: huggingface.Reader) -> dict[str, Any]:

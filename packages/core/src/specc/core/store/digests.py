@@ -41,6 +41,13 @@ class DigestCache:
         """Return the sha256 of a file that nobody writes any more (mode 0444, its writer gone)."""
         return self._cached("f", path, sha256_file, sealed=True)
 
+    def anew(self, path: Path) -> str:
+        """Return the sha256 of such a file as its bytes are now, and know it by that from now on."""
+        name, found = _name("f", path.stat(), sealed=True), sha256_file(path)
+        if self._load().get(name) != found:
+            self._append(name, found)
+        return found
+
     def sealed_tensors(self, path: Path) -> str:
         """Return the digest of the tensors of such a file; raises `SpeccError` if it is no safetensors file."""
         return self._cached("t", path, tensors_digest, sealed=True)
@@ -54,7 +61,6 @@ class DigestCache:
         after = path.stat()
         settled = sealed or time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > RACY
         if settled and _name(kind, after, sealed=sealed) == name:
-            known[name] = found
             self._append(name, found)
         return found
 
@@ -74,6 +80,8 @@ class DigestCache:
         return self._known
 
     def _append(self, name: Name, found: str) -> None:
+        """Know a file by its hash; of several lines on one file the last one counts."""
+        self._load()[name] = found
         line = " ".join([*map(str, name), found]) + "\n"
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)

