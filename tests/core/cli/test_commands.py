@@ -175,3 +175,9 @@ def test_errors_are_data_with_json(spec: Path, capsys: pytest.CaptureFixture[str
     (error,) = json.loads(out)["errors"]
     assert error["where"]["line"] == 7
     assert "train" in error["note"]
+
+
+def test_a_place_that_cannot_be_written_is_said_in_words(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, err = run(capsys, "plan", "--out", "/proc/plan.json", str(spec), expect=3)
+    assert err.startswith("error: /proc/")
+    assert "write to another place" in err

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from specc.core.errors import Exit, SpeccError
+from specc.core.files import storage_error
 
 COMMANDS: Final = {
     "init": "write a starter spec",
@@ -60,12 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         result: Any = group.main(arguments, prog_name="specc", standalone_mode=False)
         return int(result or 0)
     except SpeccError as error:
-        if "--json" in arguments:
-            errors = getattr(error, "errors", [error])
-            print(json.dumps({"errors": [item.as_json() for item in errors]}, indent=2, ensure_ascii=False))
-        else:
-            click.echo(error.render(), err=True)
-        return int(error.code)
+        return _say(error, arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return Exit.USAGE
@@ -78,3 +75,15 @@ def main(argv: list[str] | None = None) -> int:
         return Exit.INTERRUPTED
     except BrokenPipeError:
         return Exit.OK
+    except OSError as error:  # of a file that a command writes: a full disk, a folder that is not ours
+        return _say(storage_error(error, Path.cwd(), "write to another place"), arguments)
+
+
+def _say(error: SpeccError, arguments: list[str]) -> int:
+    """Say what is wrong, and return its exit code."""
+    if "--json" in arguments:
+        errors = getattr(error, "errors", [error])
+        print(json.dumps({"errors": [item.as_json() for item in errors]}, indent=2, ensure_ascii=False))
+    else:
+        click.echo(error.render(), err=True)
+    return int(error.code)
