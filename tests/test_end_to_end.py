@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from random import Random
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -47,13 +49,16 @@ runtime: {threads: 2}
 """
 
 
+NOBODY = 65534
+
+
 def specc(
-    folder: Path, *arguments: str, expect: int = 0, environment: dict[str, str] | None = None, umask: int = -1
+    folder: Path, *arguments: str, expect: int = 0, environment: dict[str, str] | None = None, **how: int
 ) -> subprocess.CompletedProcess[str]:
-    """Run `specc` as a user would, in `folder`."""
+    """Run `specc` as a user would, in `folder`; `how` is what `subprocess` takes besides (`umask`, `user`, `group`)."""
     command = [str(Path(sys.executable).parent / "specc"), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, umask=umask,
-                          env=os.environ | (environment or {}))  # fmt: skip
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False,
+                          env=os.environ | (environment or {}), **how)  # fmt: skip
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -157,13 +162,26 @@ OTHERWISE = {
 """A caller's environment in which next to nothing is as it was for the first build."""
 
 
-def test_a_rebuild_elsewhere_comes_to_the_same_digests(project: Path, tmp_path: Path) -> None:
-    """The promise «bitwise»: another folder, home, locale, time zone and umask, an empty store, the locked digests."""
-    other = tmp_path / "else where"
+@pytest.fixture
+def someone() -> Iterator[tuple[Path, dict[str, int]]]:
+    """A folder of another user, and what makes a process theirs; of this one, where only root could change that."""
+    folder, theirs = Path(mkdtemp()), {"user": NOBODY, "group": NOBODY}
+    able = os.geteuid() == 0 and not subprocess.run([sys.executable, "-c", ""], check=False, **theirs).returncode
+    yield folder, theirs if able else {}
+    shutil.rmtree(folder)
+
+
+def test_a_rebuild_elsewhere_comes_to_the_same_digests(project: Path, someone: tuple[Path, dict[str, int]]) -> None:
+    """The promise «bitwise»: another user, folder, home, locale, time zone and umask come to the locked digests."""
+    home, user = someone
+    other = home / "else where"
     shutil.copytree(project, other, ignore=shutil.ignore_patterns(".specc"))
-    environment = {**OTHERWISE, "HOME": str(tmp_path)}
+    if user:
+        for path in (home, *home.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+    environment = {**OTHERWISE, "HOME": str(home)}
     spec = str(other / "tiny.yaml")
-    done = specc(Path("/"), "verify", "--rebuild", "--json", spec, environment=environment, umask=0o077)
+    done = specc(Path("/"), "verify", "--rebuild", "--json", spec, environment=environment, umask=0o077, **user)
     found = {item["stage"]: item for item in json.loads(done.stdout)["artifacts"]}
     (results,) = json.loads((other / "tiny.lock.json").read_text())["results"].values()
     assert {stage: item["rebuilt"] for stage, item in found.items()} == results
