@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from projects import processes_of
 from specc.core.plan import ROWS
 
 pytestmark = pytest.mark.engine
@@ -253,17 +254,6 @@ def test_a_corrupted_lock_entry_is_a_difference(project: Path) -> None:
     done = specc(project, "build", "--locked", "tiny.yaml", expect=4)
     assert "the stage `draft` came out as" in done.stderr
     lock.write_text(text)
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Return the processes that have `folder` in their command line, but for zombies."""
-    found: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                if str(folder).encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-    return found
 
 
 KILLS = [

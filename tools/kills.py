@@ -77,6 +77,7 @@ def killed(command: list[str], store: Path, random: Random, env: dict[str, str])
                 build.wait(random.uniform(0, 2))
         else:
             what = "specc"
+        below = list({*below, *descendants(build.pid)})
         build.kill()
         build.wait()
     deadline = time.monotonic() + GRACE

@@ -12,8 +12,9 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from specc.core.errors import SpeccError  # noqa: E402
-from specc.train.data import Corpus, Document, epoch_batches  # noqa: E402
+from specc.train.data import Corpus, Document, Documents, epoch_batches  # noqa: E402
 from specc.train.draft import Plan  # noqa: E402
+from specc.train.models.rows import depths  # noqa: E402
 from specc.train.optim import learning_rate  # noqa: E402
 from specc.train.verifier import read_verifier  # noqa: E402
 from train.world import DRAFT, LAYERS, TRAIN, VERIFIER, World  # noqa: E402
@@ -31,7 +32,7 @@ def corpus(world: World) -> Corpus:
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
-    documents = [Document(0, 0, 9, 3 + (7 * i) % 11, i) for i in range(300)]
+    documents = Documents([torch.tensor([[0, 0, 9, 3 + (7 * i) % 11, i] for i in range(300)], dtype=torch.int32)])
     one = epoch_batches(documents, 40, seed=1, epoch=1, shuffle=True)
     assert one == epoch_batches(documents, 40, seed=1, epoch=1, shuffle=True)
     assert one != epoch_batches(documents, 40, seed=1, epoch=2, shuffle=True)
@@ -46,7 +47,8 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 def test_a_document_longer_than_a_batch_is_refused() -> None:
     with pytest.raises(SpeccError, match="row 7 has 50 positions and a batch takes 40"):
-        epoch_batches([Document(0, 0, 52, 50, 7)], 40, seed=1, epoch=1, shuffle=True)
+        epoch_batches(Documents([torch.tensor([[0, 0, 52, 50, 7]], dtype=torch.int32)]), 40, seed=1, epoch=1,
+                      shuffle=True)  # fmt: skip
 
 
 def test_a_batch_holds_what_the_shards_hold(world: World) -> None:
@@ -71,6 +73,35 @@ def test_a_batch_holds_what_the_shards_hold(world: World) -> None:
             place += 1
         base += document.rows
     assert place == batch.targets.counted.shape[1]
+
+
+def test_documents_are_found_as_one_at_a_time(tmp_path: Path) -> None:
+    """The scan of a whole shard against its plain twin: rows with nothing to learn, empty, all answer, of two turns."""
+    masks = ["..xxx", "....", "", "xxxxx", "..x.", "..xx.xxx", "..x", "..xxxx"]
+    flat = torch.tensor([mark == "x" for row in masks for mark in row], dtype=torch.uint8)
+    offsets = torch.tensor([0, *(len(row) for row in masks)]).cumsum(0)
+    for name in ("tokens", "hidden_states"):
+        (tmp_path / name).mkdir()
+    save_file({"input_ids": torch.arange(len(flat), dtype=torch.int32), "loss_mask": flat, "offsets": offsets,
+               "row": torch.arange(100, 100 + len(masks)),
+               "split": torch.tensor([0, 0, 0, 0, 1, 1, 0, 0], dtype=torch.uint8)},
+              tmp_path / "tokens/0.safetensors")  # fmt: skip
+    save_file({"hidden_states": torch.zeros(len(flat), 4, 8)}, tmp_path / "hidden_states/0.safetensors")
+    shard = {"file": "0.safetensors", "rows": len(masks), "tokens": len(flat)}
+    (tmp_path / "tokens/index.json").write_text(json.dumps({"shards": [shard | {"sha256": "a"}]}))
+    (tmp_path / "hidden_states/index.json").write_text(
+        json.dumps({"layers": [2, 3, 4, LAYERS], "shards": [shard | {"tokens_sha256": "a"}]})
+    )
+    data = Corpus(tmp_path / "tokens", tmp_path / "hidden_states", [2, 3, 4], LAYERS)
+    expected: list[Document] = []
+    for place, row in enumerate(masks):
+        proposed = (depths(torch.tensor([mark == "x" for mark in row], dtype=torch.bool)) >= 0).nonzero()
+        if len(proposed):
+            start = int(offsets[place])
+            expected.append(Document(0, start, len(row), int(proposed[-1]) - 1, 100 + place))
+    assert [*data.training, *data.validation] == sorted(expected, key=lambda one: one.row in {104, 105})
+    assert data.left_out == len(masks) - len(expected) == 4
+    assert data.training.tokens == sum(one.tokens for one in data.training)
 
 
 def test_hidden_states_of_other_tokens_are_refused(world: World, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from specc.train.determinism import set_determinism
 from specc.train.engine import Engine
 from specc.train.models import Eagle3, build, trained
 from specc.train.verifier import read_verifier
+from specc.train.whole import gradient
 from train.world import DRAFT, LAYERS, MUON, TRAIN, VERIFIER, World, stream
 
 CASES = [
@@ -69,22 +69,22 @@ def compare(world: World, case: str) -> dict[str, Any]:
     engine, twin, masters = Engine(model(), train), model(), model().float()
     optimizers = reference(masters, options)
     clipped, seen = 0, dict[str, Tensor]()
-    if engine.muon is not None:  # a direction magnifies a gradient's last bits: given one gradient, updates must agree
-        direct = engine.muon.apply
+    backward = engine.engine.backward
 
-        def apply() -> None:
-            seen.update({name: safe_get_full_grad(one).float().clone() for name, one in engine.names.items()})
-            direct()
+    def noted(loss: Tensor) -> None:
+        backward(loss)
+        seen.update({name: gradient(one).clone() for name, one in engine.names.items()})
 
-        engine.muon.apply = apply
+    engine.engine.backward = noted
     for rate, places in zip(RATES, batches, strict=False):
         batch = corpus.batch([corpus.training[place] for place in places], 3, frozen)
         engine.step(rate, batch.rows, batch.targets, train["loss"])
         twin(batch.rows, batch.targets, train["loss"]).backward()
         for (name, low), master in zip(twin.named_parameters(), masters.parameters(), strict=True):
-            near = float((low.grad - seen.get(name, low.grad)).norm() / low.grad.norm())
+            near = float((low.grad - seen[name]).norm() / low.grad.norm())
             assert near < 2e-2, f"the gradient of {name} is off by {near}"
-            master.grad, low.grad = seen.get(name, low.grad.float()), None
+            # A direction magnifies a gradient's last bits: given one gradient, updates must agree.
+            master.grad, low.grad = seen[name] if optimizer == "muon" else low.grad.float(), None
         clipped += int(torch.nn.utils.clip_grad_norm_(masters.parameters(), CLIP) > CLIP)
         for one in optimizers:
             for group in one.param_groups:

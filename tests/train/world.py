@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from specc.core.contracts import Input, StageJob, load_event
+from specc.core.contracts import Input, Progress, StageJob, load_event
 from specc.core.files import digest_of, directory_digest, entries, pretty, sha256_file
 
 HIDDEN, VOCABULARY, SMALL, LAYERS = 64, 96, 48, 6
@@ -184,6 +184,20 @@ def start(job: Path) -> subprocess.Popen[str]:
             [sys.executable, "-m", "specc.train", str(job)], stdout=subprocess.PIPE, stderr=log, text=True,
             env=environment(job.parent), cwd=job.parent / "work",
         )  # fmt: skip
+
+
+def kill_after(job: Path, steps: int) -> list[int]:
+    """Start the stage and kill it when it is past so many steps; return the processes that stood right below it."""
+    process = start(job)
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = load_event(line)
+        if isinstance(event, Progress) and event.done > steps:
+            break
+    below = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()
+    process.communicate()
+    return below
 
 
 def finish(job: Path) -> list[Any]:

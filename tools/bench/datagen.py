@@ -9,8 +9,6 @@ Each side runs `ROUNDS` times, by turns, on engines of the same settings; the ra
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,10 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from machine import keep
+from machine import build, keep, run
 
 from specc.core.execute import machine_name
-from specc.core.execute.environment import environment, free_port
 from specc.core.lock import machine_class
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,16 +45,8 @@ def main() -> int:
         lines = (ROOT / "specs/prompts/more.jsonl").read_text().splitlines(keepends=True)[:ROWS]
         (folder / "prompts.jsonl").write_text("".join(lines))
         (folder / "bench.yaml").write_text(SPEC)
-        specc = str(Path(sys.executable).parent / "specc")
-        env = os.environ | {"SPECC_STORE": str(folder / "store")}
-        subprocess.run([specc, "build", "--stage", "tokens", str(folder / "bench.yaml")], env=env, check=True)
-        row = machine_class(machine_name())
-        (folder / "home").mkdir()
-        (folder / "tmp").mkdir()
-        own = environment(row.facets(2, 1), folder, free_port())
-        own.pop("SPECC_PARENT")
-        done = subprocess.run([sys.executable, __file__, str(folder)], env=own, stdout=subprocess.PIPE, check=True)
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        build(folder, "bench.yaml", "tokens")
+        found: dict[str, Any] = run(folder, __file__)
     ratios = {name: round(min(plain) / min(ours), 4) for name, (plain, ours, _) in found.items()}
     details = {
         name: {"plain_seconds": plain, "specc_seconds": ours, "tokens": tokens}

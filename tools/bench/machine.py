@@ -1,18 +1,23 @@
-"""What a benchmark's numbers were measured on, and a file of them."""
+"""What benchmarks share: how a side is run, what its numbers were measured on, and a file of them."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from specc.core.execute import machine_name
+from specc.core.execute.environment import environment, free_port
+from specc.core.lock import machine_class
 
 RESULTS = Path(__file__).parent / "results"
+SPECC = str(Path(sys.executable).parent / "specc")
 
 
 def describe() -> dict[str, Any]:
@@ -28,6 +33,29 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "engines": {name: metadata.version(name) for name in engines if name in installed},
     }
+
+
+def run(folder: Path, script: str, *arguments: str) -> Any:
+    """Run a script on a folder in a stage's environment, in a process of its own; return what its last line says."""
+    for name in ("home", "tmp"):
+        (folder / name).mkdir(exist_ok=True)
+    own = environment(machine_class(machine_name()).facets(2, 1), folder, free_port())
+    own.pop("SPECC_PARENT")
+    command = [sys.executable, script, str(folder), *arguments]
+    done = subprocess.run(command, env=own, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def build(folder: Path, spec: str, stage: str, *options: str) -> dict[str, dict[str, Any]]:
+    """Build up to a stage, in the store `store` of a folder; return the run record of every stage of it."""
+    command = [SPECC, "build", "--json", "--stage", stage, *options, str(folder / spec)]
+    env = os.environ | {"SPECC_STORE": str(folder / "store")}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
+    found: dict[str, dict[str, Any]] = {}
+    for name in json.loads(done.stdout)["artifacts"]:
+        (index,) = (folder / "store/index" / name).iterdir()
+        found[name] = json.loads((folder / "store/records" / index.name).read_text())
+    return found
 
 
 def keep(name: str, ratios: dict[str, float], limits: dict[str, float], details: dict[str, Any]) -> int:

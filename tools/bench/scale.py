@@ -10,16 +10,14 @@ engines are the real ones.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from machine import keep
+from machine import SPECC, build, keep
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from small import TEXT, make_verifier
@@ -39,7 +37,6 @@ data:
 train: {epochs: 1, batch_tokens: 2048}
 runtime: {threads: 2}
 """
-SPECC = str(Path(sys.executable).parent / "specc")
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -50,17 +47,6 @@ def write_rows(path: Path, count: int) -> None:
             question, answer = (" ".join(random.choices(words, k=size)) for size in (12, 40))
             messages = [{"role": "user", "content": f"{number}: {question}"}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": messages}) + "\n")
-
-
-def records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Build up to the draft, and return each stage's run record."""
-    done = subprocess.run([SPECC, "build", "--stage", "draft", "--json", str(folder / "scale.yaml")], check=True,
-                          env=os.environ | {"SPECC_STORE": str(folder / "store")}, stdout=subprocess.PIPE)  # fmt: skip
-    found: dict[str, dict[str, Any]] = {}
-    for stage in json.loads(done.stdout)["artifacts"]:
-        (index,) = (folder / "store/index" / stage).iterdir()
-        found[stage] = json.loads((folder / "store/records" / index.name).read_text())
-    return found
 
 
 def project(folder: Path, rows: int) -> Path:
@@ -75,7 +61,7 @@ def project(folder: Path, rows: int) -> Path:
 def main() -> int:
     """Build with so many rows and with ten times as many, and plan with a million."""
     with TemporaryDirectory() as name:
-        one, ten = (records(project(Path(name) / str(rows), rows)) for rows in (ROWS, 10 * ROWS))
+        one, ten = (build(project(Path(name) / str(rows), rows), "scale.yaml", "draft") for rows in (ROWS, 10 * ROWS))
         many = project(Path(name) / "million", MILLION)
         plans: list[float] = []
         for _ in range(2):  # the first one hashes the rows, the second one finds the hash

@@ -7,27 +7,22 @@
     share_of_bf16_gemm     FLOP/s of the stage over the measured rate of bf16 matrix products
     speed_over_own_module  tokens/s of the stage over those of its own module in a loop without DeepSpeed
 
-The stage is run by `specc build`, with DeepSpeed, reading its data. Each side runs `ROUNDS` times, by turns; the best
+The stage is run by `specc build`, with DeepSpeed; its rate counts reading its data, and its first steps. The loops'
+first two steps are not counted, and the twin's data is read before. Each side runs `ROUNDS` times, by turns; the best
 times count. All must come to the same losses.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from machine import keep
-
-from specc.core.execute import machine_name
-from specc.core.execute.environment import environment, free_port
-from specc.core.lock import machine_class
+from machine import build, keep, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 192
@@ -61,22 +56,22 @@ def main() -> int:
         lines = (ROOT / "specs/prompts/more.jsonl").read_text().splitlines(keepends=True)[:ROWS]
         (folder / "prompts.jsonl").write_text("".join(lines))
         (folder / "bench.yaml").write_text(SPEC)
-        build(folder)
+        stage(folder)
         run(folder, __file__, "write")
         gemm = run(folder, __file__, "gemm")
-        own = run(folder, __file__, "own")
-        sides: dict[str, list[dict[str, Any]]] = {"stage": [], "float32": [], "bfloat16": []}
+        sides: dict[str, list[dict[str, Any]]] = {"stage": [], "own_module": [], "float32": [], "bfloat16": []}
         for _ in range(ROUNDS):
-            sides["stage"].append(build(folder, "--force"))
+            sides["stage"].append(stage(folder, "--force"))
+            sides["own_module"].append(run(folder, __file__, "own"))
             for dtype in ("float32", "bfloat16"):
                 sides[dtype].append(run(folder, str(Path(__file__).with_name("twin.py")), dtype, str(STEPS)))
-        stage, fp32, bf16 = (max(rounds, key=lambda one: one["tokens_per_second"]) for rounds in sides.values())
+        ours, own, fp32, bf16 = (max(rounds, key=lambda one: one["tokens_per_second"]) for rounds in sides.values())
         same_losses(sides)
-    rate = stage["tokens_per_second"]
+    rate = ours["tokens_per_second"]
     ratios = {
         "speed_over_bf16_twin": rate / bf16["tokens_per_second"],
         "speed_over_fp32_twin": rate / fp32["tokens_per_second"],
-        "memory_of_fp32_twin": min(one["peak_rss"] for one in sides["float32"]) / stage["peak_rss"],
+        "memory_of_fp32_twin": min(one["peak_rss"] for one in sides["float32"]) / ours["peak_rss"],
         "fp32_twin_of_gemm": fp32["tokens_per_second"] * fp32["flops"] / gemm["float32"],
         "share_of_bf16_gemm": rate * own["flops"] / gemm["bfloat16"],
         "speed_over_own_module": rate / own["tokens_per_second"],
@@ -92,32 +87,16 @@ def main() -> int:
     return keep("train", {name: round(ratio, 3) for name, ratio in ratios.items()}, LIMITS, details)
 
 
-def build(folder: Path, *options: str) -> dict[str, Any]:
-    """Run `specc build` up to the draft; return the draft's record and its losses."""
-    specc = str(Path(sys.executable).parent / "specc")
-    env = os.environ | {"SPECC_STORE": str(folder / "store")}
-    command = [specc, "build", "--stage", "draft", *options, str(folder / "bench.yaml")]
-    subprocess.run(command, env=env, check=True)
-    (index,) = (folder / "store/index/draft").iterdir()
+def stage(folder: Path, *options: str) -> dict[str, Any]:
+    """Run the stage; return its record and its losses."""
+    record = build(folder, "bench.yaml", "draft", *options)["draft"]
     metrics = json.loads((artifact(folder, "draft") / "metrics.json").read_text())
-    record: dict[str, Any] = json.loads((folder / "store/records" / index.name).read_text())
     return record | {"losses": [epoch["loss"] for epoch in metrics["epochs"]]}
 
 
 def artifact(folder: Path, stage: str) -> Path:
     """Return the folder of a stage's artifact."""
     return next((folder / "store").glob(f"*-{stage}-bench"))
-
-
-def run(folder: Path, script: str, *arguments: str) -> Any:
-    """Run a script in a stage's environment, in a process of its own; return what its last line says."""
-    for name in ("home", "tmp"):
-        (folder / name).mkdir(exist_ok=True)
-    own = environment(machine_class(machine_name()).facets(2, 1), folder, free_port())
-    own.pop("SPECC_PARENT")
-    command = [sys.executable, script, str(folder), *arguments]
-    done = subprocess.run(command, env=own, stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def mean(values: list[float]) -> float:
@@ -127,7 +106,7 @@ def mean(values: list[float]) -> float:
 
 def same_losses(sides: dict[str, list[dict[str, Any]]]) -> None:
     """Raise if the sides do not train the same thing: their mean losses over all steps agree to 1 %."""
-    found = {side: mean(rounds[0]["losses"]) for side, rounds in sides.items()}
+    found = {f"{side} {n}": mean(one["losses"]) for side, rounds in sides.items() for n, one in enumerate(rounds)}
     if max(found.values()) > 1.01 * min(found.values()):
         raise AssertionError(f"the sides come to other losses: {found}")
 
@@ -185,7 +164,7 @@ def rows_of(corpus: Any, documents: Any) -> dict[str, Any]:
     return {name: torch.cat(tensors).contiguous() for name, tensors in found.items()}
 
 
-def own(folder: Path) -> None:
+def own_module(folder: Path) -> None:
     """Train the stage's own module on its own batches, by torch alone: bf16 beside fp32 masters."""
     import torch
     from safetensors.torch import load_file
@@ -204,12 +183,15 @@ def own(folder: Path) -> None:
     masters = [start[name].clone().requires_grad_() for name, _ in model.named_parameters()]
     optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     rows, flops, started = 0, 0, 0.0
+    losses: list[float] = []
     for number, (documents, corpus) in enumerate(steps):
         if number == 2:
             started = time.perf_counter()
         batch = corpus.batch(documents, draft["ttt"]["steps"], frozen)
         with FlopCounterMode(display=False) if number == 1 else torch.enable_grad() as counter:
-            model(batch.rows, batch.targets, {"kl": 1.0}).backward()
+            loss = model(batch.rows, batch.targets, {"kl": 1.0})
+            loss.backward()
+        losses.append(float(loss.detach()))
         if number == 1 and counter is not None:
             flops = counter.get_total_flops() / len(batch.rows.tokens)
         rows += len(batch.rows.tokens) if number >= 2 else 0
@@ -221,7 +203,8 @@ def own(folder: Path) -> None:
             for master, parameter in zip(masters, model.parameters(), strict=True):
                 parameter.copy_(master)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"tokens_per_second": rows / (time.perf_counter() - started), "flops": flops, "peak_rss": peak}))
+    rate = rows / (time.perf_counter() - started)
+    print(json.dumps({"tokens_per_second": rate, "flops": flops, "peak_rss": peak, "losses": losses}))
 
 
 def gemm() -> None:
@@ -247,7 +230,7 @@ if __name__ == "__main__":
             case "write":
                 write(Path(sys.argv[1]))
             case "own":
-                own(Path(sys.argv[1]))
+                own_module(Path(sys.argv[1]))
             case _:
                 gemm()
         raise SystemExit(0)

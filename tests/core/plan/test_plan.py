@@ -9,7 +9,7 @@ import pytest
 from specc.core.contracts import Manifest
 from specc.core.files import digest_of
 from specc.core.lock import machine_class
-from specc.core.plan import Decision, Plan, decide, lower
+from specc.core.plan import Decision, Plan, PlannedStage, before, decide, lower
 from specc.core.plan.stages import pick
 from values import values
 
@@ -138,3 +138,25 @@ def test_pick_takes_sub_trees_and_leaves_out_what_it_is_told() -> None:
     tree = {"a": {"b": 1, "c": {"d": 2, "e": 3}}, "f": 4}
     assert pick(tree, "a", without=("a.c.d",)) == {"a": {"b": 1, "c": {"e": 3}}}
     assert pick(tree, "a.c", "f") == {"a": {"c": {"d": 2, "e": 3}}, "f": 4}
+
+
+def test_a_training_that_changes_its_ranks_takes_up_the_one_that_has_not_yet() -> None:
+    """Its key without the last change is that of the plain training: by it a build finds what that has left."""
+
+    def draft(ranks: object) -> PlannedStage:
+        plan = lower(values(**{"runtime.train.ranks": ranks}), MACHINE)
+        assert plan.numerics.endswith(f"-r{next(one for one in plan.stages if one.name == 'draft').facets['ranks']}")
+        return next(stage for stage in plan.stages if stage.name == "draft")
+
+    phases = [{"ranks": 4, "until": 40}, {"ranks": 2, "until": 90}, {"ranks": 1, "until": None}]
+    two = [*phases[:1], {"ranks": 2, "until": None}]
+    digests = dict.fromkeys(ALL, "0" * 64)
+    three, once, plain = draft(phases), draft(two), draft(4)
+    assert (three.facets["ranks"], once.facets["ranks"]) == ("4x40+2x90+1", "4x40+2")
+    earlier = before(three)
+    assert earlier is not None
+    assert earlier.key(digests, {}) == once.key(digests, {}) != three.key(digests, {})
+    first = before(earlier)
+    assert first is not None
+    assert first.key(digests, {}) == plain.key(digests, {})
+    assert before(plain) is None

@@ -35,7 +35,7 @@ class StageJob:
     outside the store to their places on this machine; their sha256 stand in `params`.
     `output` is the empty directory to fill. `work` outlives a crash and belongs to this key alone. `units` is
     shared by all keys of the stage and holds finished shards under names of their own keys.
-    `context` is for messages only: paths here never decide a result.
+    `context` is for messages, and for what may save work: it never decides a result.
     """
 
     stage: str

@@ -39,7 +39,7 @@ class Document:
 
 
 class Documents(Sequence[Document]):
-    """Any number of documents, 20 bytes each until one is asked for."""
+    """Any number of documents, kept as 20 bytes each: one is made when it is asked for."""
 
     def __init__(self, columns: Sequence[Tensor] = ()) -> None:
         """Take int32 `[documents, 5]`, in parts: the fields of `Document`."""
@@ -60,8 +60,13 @@ class Documents(Sequence[Document]):
 
     @property
     def tokens(self) -> int:
-        """Return the tokens of all of them."""
+        """The tokens of all of them."""
         return int(self._columns[:, 2].sum())
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of each."""
+        return self._columns[:, 3].tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +182,13 @@ class Corpus:
         return file
 
 
-def epoch_batches(
-    documents: Sequence[Document], batch_tokens: int, *, seed: int, epoch: int, shuffle: bool
-) -> list[list[int]]:
+def epoch_batches(documents: Documents, batch_tokens: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
     """Return an epoch's batches, as places in `documents`: a pure function of these, the seed and the epoch.
 
     Each document goes into the first open batch with room for its rows; the oldest open batch is closed when
     there are too many. No batch has more than `batch_tokens` rows.
     """
-    rows = [document.rows for document in documents]
+    rows = documents.rows
     if rows and max(rows) > batch_tokens:
         document = documents[rows.index(max(rows))]
         raise SpeccError(f"row {document.row} has {document.rows} positions and a batch takes {batch_tokens}",

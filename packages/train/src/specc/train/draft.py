@@ -51,6 +51,10 @@ def train_draft(stage: Stage, phase: Phase) -> None:
         corpus = Corpus(stage.input("tokens"), stage.input("hidden_states"), draft["hidden_state_layers"],
                         config["num_hidden_layers"])  # fmt: skip
         plan = Plan(corpus, train, shuffle=stage.params["data"]["shuffle"])
+        if phase.until is not None and phase.until >= plan.total:
+            raise SpeccError(f"a phase of `runtime.train.ranks` ends after step {phase.until}, and the training has"
+                             f" {plan.total} steps", code=Exit.INPUT,
+                             hint="give the phase an earlier end, or remove the ones after it")  # fmt: skip
         _say(stage, corpus)
         fixed = epoch_batches(corpus.validation, train["batch_tokens"], seed=0, epoch=0, shuffle=False)
         validate = Validation(corpus, fixed, frozen, losses)
@@ -60,12 +64,16 @@ def train_draft(stage: Stage, phase: Phase) -> None:
 
     with clock("start"):
         checkpoints = Checkpoints.of(stage.work, phase.number, stage.job.key)
-        engine = Engine(model(initial_weights(stage)), train, universal=checkpoints.changes_ranks)
-        initial = engine.weights()
-        restored = checkpoints.restore(engine, stage.warn)
-        progress, best = restored or (Progress(), None)
+        saved = checkpoints.restore(stage.warn)
+        # As the engine rounds them: the masters of bf16 parameters start from bf16.
+        initial = {
+            name: tensor.to(frozen.embed_tokens.dtype).to(torch.float32)
+            for name, tensor in initial_weights(stage).items()
+        }
+        engine = Engine(model({name: saved.state[name] for name in initial} if saved else initial), train)
+        progress, best = (saved.progress, saved.best) if saved else (Progress(), None)
     first = engine.rank == 0
-    if restored is None:
+    if saved is None:
         with clock("validation"):
             if first:
                 progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
@@ -79,6 +87,10 @@ def train_draft(stage: Stage, phase: Phase) -> None:
             break
         with clock("data"):
             batch = corpus.batch(documents, draft["ttt"]["steps"], frozen, rank=engine.rank, world=engine.world)
+        if saved is not None:
+            with clock("start"):
+                engine.take_up(saved.state, batch.rows, batch.targets, losses)
+            saved = None
         with clock("step"):
             rate = learning_rate(progress.step, plan.total, train["optimizer"]["learning_rate"], train["schedule"])
             loss = engine.step(rate, batch.rows, batch.targets, losses)
@@ -105,7 +117,9 @@ def train_draft(stage: Stage, phase: Phase) -> None:
                 progress.losses = []
         if ends or progress.step == end or (save_every and progress.step % save_every == 0):
             with clock("checkpoint"):
-                checkpoints.save(engine, progress, best)
+                state = engine.state()
+                if first:
+                    checkpoints.save(progress, state, best)
 
     stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}
     if not first or end < plan.total:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from specc.core.errors import Exit, SpeccError
 from specc.train.muon import Directions
 from specc.train.optim import make_optimizer
+from specc.train.whole import master, moment, set_master, set_moment, shape_of
 
 BUCKET: Final = 5_000_000
 """Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
 
-TAG: Final = "state"
-MOMENTA: Final = "momenta.safetensors"
-"""What of Muon's state DeepSpeed does not know."""
+MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 PATIENCE: Final = timedelta(days=1)
 """How long a rank waits for another: the first one validates alone."""
 
@@ -67,16 +61,9 @@ def deepspeed_config(train: Mapping[str, Any]) -> dict[str, Any]:
 class Engine:
     """A draft model under DeepSpeed."""
 
-    def __init__(self, model: nn.Module, train: Mapping[str, Any], *, universal: bool = False) -> None:
-        """Hand `model` over; raises `SpeccError` for a configuration that DeepSpeed refuses.
-
-        With `universal`, what is loaded was written by another number of ranks and made universal since. (DeepSpeed
-        without ZeRO needs no such thing: every rank has everything.)
-        """
+    def __init__(self, model: nn.Module, train: Mapping[str, Any]) -> None:
+        """Hand `model` over; raises `SpeccError` for a configuration that DeepSpeed refuses."""
         config = deepspeed_config(train)
-        self.universal = universal and train["zero"]["stage"] > 0
-        if self.universal:
-            config["checkpoint"] = {"load_universal": True}
         import deepspeed
         import deepspeed.ops
         from deepspeed.runtime.config import DeepSpeedConfig
@@ -119,40 +106,41 @@ class Engine:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the fp32 masters of all parameters, whole, by the names of the checkpoint."""
-        from deepspeed.utils import safe_get_full_fp32_param
+        return {name: master(parameter) for name, parameter in self.names.items()}
 
-        found: dict[str, Tensor] = {}
-        for name, parameter in self.names.items():
-            master = safe_get_full_fp32_param(parameter)
-            whole = parameter.detach() if master is None else master
-            found[name] = whole.to(torch.float32).clone().view(parameter.shape if master is None else whole.shape)
-        return found
+    def state(self) -> dict[str, Tensor]:
+        """Return all that training goes on from, whole, so that any number of ranks can; every rank has to ask.
 
-    def save(self, folder: Path) -> None:
-        """Write the parameters, masters and optimizer state into `folder`, in DeepSpeed's own files."""
-        self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-        if self.muon is not None and self.rank == 0:
-            save_file(self.muon.buffers, folder / MOMENTA)
-
-    def load(self, folder: Path) -> None:
-        """Take up what `save` wrote. The files are unpickled: check their seal first."""
-        self.engine.load_checkpoint(str(folder), tag=TAG)
+        `NAME` are the fp32 masters, `NAME/exp_avg` and `NAME/exp_avg_sq` AdamW's moments, `NAME/momentum` Muon's, and
+        `step` (fp32, one element) counts the optimizer's steps.
+        """
+        found = self.weights()
+        for name, parameter in self._by_adamw():
+            found |= {f"{name}/{kind}": moment(self.optimizer, parameter, kind) for kind in MOMENTS}
         if self.muon is not None:
-            # Cloned: a file's tensors may be aligned to 8 bytes only, and some operators then differ in bits.
-            self.muon.buffers = {name: tensor.clone() for name, tensor in load_file(folder / MOMENTA).items()}
+            found |= {f"{name}/momentum": buffer for name, buffer in self.muon.buffers.items()}
+        steps = [state["step"] for state in self.optimizer.state.values() if "step" in state]
+        return found | {"step": torch.as_tensor(steps[0], dtype=torch.float32).reshape(1)}
 
+    def take_up(self, state: Mapping[str, Tensor], *inputs: Any) -> None:
+        """Go on from what `state` returned; the engine's model was built with its weights, and `inputs` are a step's.
 
-def make_universal(saved: Path, made: Path) -> None:
-    """Write at `made` what `Engine.save` wrote at `saved`, for any number of ranks to load. Its seal was checked."""
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(mode=0o700)
-    command = [
-        sys.executable, "-P", "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(saved / TAG),
-        "--output_folder", str(made / TAG), "--num_extract_workers", "1", "--num_merge_workers", "1",
-        "--inject_missing_state",
-    ]  # fmt: skip
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-    if done.returncode:
-        raise SpeccError("DeepSpeed could not make its checkpoint universal", where=str(saved), code=Exit.STAGE)
-    if (saved / MOMENTA).is_file():
-        shutil.copy(saved / MOMENTA, made / MOMENTA)
+        The optimizer has nothing to be set before its first step, so it does one, at a learning rate of 0.
+        """
+        self.step(0.0, *inputs)
+        for name, parameter in self.names.items():
+            set_master(parameter, state[name])
+        for name, parameter in self._by_adamw():
+            for kind in MOMENTS:
+                set_moment(self.optimizer, parameter, kind, state[f"{name}/{kind}"])
+        if self.muon is not None:
+            for name, buffer in self.muon.buffers.items():
+                buffer.copy_(state[f"{name}/momentum"])
+        for kept in self.optimizer.state.values():
+            if "step" in kept:
+                kept["step"] = state["step"].reshape(()).clone()
+
+    def _by_adamw(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that AdamW moves."""
+        every = self.names.items()
+        return [(name, one) for name, one in every if self.muon is None or len(shape_of(one)) != 2]

@@ -18,7 +18,7 @@ LAUNCHED: Final = "LOCAL_SIZE"
 
 
 def launch(arguments: list[str]) -> None:
-    """Become the launcher if the job asks for more than one rank and this process is not one; else return.
+    """Become the launcher if this process' phase has more than one rank and it is not one of them; else return.
 
     The ranks speak to the compiler through the launcher's own pipe. They die with the launcher, and it with the
     compiler.

@@ -17,6 +17,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from specc.train.whole import gradient, set_gradient, shape_of
+
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5, whose iteration brings singular values to about 1."""
 ITERATIONS: Final = 5
@@ -72,23 +74,18 @@ class Directions:
         """
         factor = 1.0
         if self.clipping is not None:  # as torch.nn.utils.clip_grad_norm_ has it
-            norms = [torch.linalg.vector_norm(_gradient(parameter)) for parameter in self.names.values()]
+            norms = [torch.linalg.vector_norm(gradient(parameter)) for parameter in self.names.values()]
             factor = float((self.clipping / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0))
         for name, parameter in self.names.items():
             is_matrix = len(shape_of(parameter)) == 2
             if not is_matrix and factor == 1.0:
                 continue
-            gradient = _gradient(parameter) * factor
+            whole = gradient(parameter) * factor
             if is_matrix:
-                buffer = self.buffers.setdefault(name, torch.zeros_like(gradient))
-                buffer.lerp_(gradient, 1 - self.momentum)
-                gradient = orthogonal(gradient.lerp(buffer, self.momentum))
-            _put(parameter, gradient)
-
-
-def shape_of(parameter: nn.Parameter) -> torch.Size:
-    """Return a parameter's shape, also where ZeRO stage 3 has taken its values away."""
-    return getattr(parameter, "ds_shape", parameter.shape)
+                buffer = self.buffers.setdefault(name, torch.zeros_like(whole))
+                buffer.lerp_(whole, 1 - self.momentum)
+                whole = orthogonal(whole.lerp(buffer, self.momentum))
+            set_gradient(parameter, whole)
 
 
 def scale_of(shape: torch.Size) -> float:
@@ -106,22 +103,3 @@ def orthogonal(matrix: Tensor) -> Tensor:
         gram = x @ x.t()
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.t()
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Return a parameter's gradient, whole, the mean over the ranks, in fp32."""
-    from deepspeed.utils import safe_get_full_grad
-
-    found: Tensor = safe_get_full_grad(parameter)  # pyright: ignore[reportAssignmentType] - None before a backward pass
-    return found.to(torch.float32)
-
-
-def _put(parameter: nn.Parameter, gradient: Tensor) -> None:
-    """Give a parameter another gradient, whole, wherever its ZeRO stage keeps it."""
-    from deepspeed.utils import safe_set_full_grad
-
-    accumulated: Tensor | None = getattr(parameter, "_hp_grad", None)
-    if accumulated is None:
-        safe_set_full_grad(parameter, gradient)
-    else:  # bf16 at stage 1: `parameter.grad`, which DeepSpeed's function writes to, was added up already
-        accumulated.copy_(gradient.reshape(accumulated.shape))

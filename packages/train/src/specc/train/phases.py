@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,34 +43,54 @@ def phase_of(ranks: int | str) -> Phase | None:
 def run_phases(stage: Stage) -> None:
     """Run each phase in a process of its own, and pass on what it says; the last one writes the stage's output.
 
-    Raises `SpeccError` for the first failure.
+    Begins with the last phase that has a checkpoint. Raises `SpeccError` for the first failure.
     """
     from specc.train.checkpoints import Checkpoints
 
-    earlier = stage.job.context.get("earlier")
-    for phase in phases_of(stage.facets["ranks"]):
-        if phase.until is not None and earlier and (Path(earlier["work"]) / "checkpoints" / str(phase.number)).is_dir():
-            checkpoints = Checkpoints.of(stage.work, phase.number, stage.job.key)
-            checkpoints.take_up(Checkpoints.of(Path(earlier["work"]), phase.number, earlier["key"]), phase.until)
+    phases = phases_of(stage.facets["ranks"])
+    ours = [Checkpoints.of(stage.work, phase.number, stage.job.key) for phase in phases]
+    if (earlier := stage.job.context.get("earlier")) is not None:
+        for phase, checkpoints in zip(phases, ours, strict=True):
+            if phase.until is not None:
+                checkpoints.take_up(Checkpoints.of(Path(earlier["work"]), phase.number, earlier["key"]), phase.until)
+    for phase in phases[_first(phases, [checkpoints.step(stage.warn) for checkpoints in ours]) :]:
         _run(stage, phase)
+
+
+def _first(phases: list[Phase], steps: list[int | None]) -> int:
+    """Return the number of the phase to begin with, given the step after which each phase's checkpoint stands."""
+    begun = [
+        phase.number + (step == phase.until) for phase, step in zip(phases, steps, strict=True) if step is not None
+    ]
+    return max(begun, default=0)
 
 
 def _run(stage: Stage, phase: Phase) -> None:
     command = [sys.executable, "-P", "-m", "specc.train", *sys.argv[1:]]
-    own = {"SPECC_PARENT": str(os.getpid()), NUMBER: str(phase.number)}
+    own = {"SPECC_PARENT": str(os.getpid()), NUMBER: str(phase.number), "MASTER_PORT": str(_free_port())}
     end: StageResult | Failure | None = None
-    with subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE) as process:
         for line in process.stdout or ():
-            match load_event(line):
-                case Progress() as event:
-                    stage.progress(event.done, event.total, event.unit, event.text)
-                case Note() as event:
-                    (stage.warn if event.level == "warning" else stage.note)(event.text)
-                case StageResult() | Failure() as event:
-                    end = event
+            with suppress(ValueError):  # printed before the phase turned its output away from the pipe
+                match load_event(line.decode()):
+                    case Progress() as event:
+                        stage.progress(event.done, event.total, event.unit, event.text)
+                    case Note() as event:
+                        (stage.warn if event.level == "warning" else stage.note)(event.text)
+                    case StageResult() | Failure() as event:
+                        end = event
     if isinstance(end, Failure):
         raise SpeccError(end.message, where=end.where, hint=end.hint, code=Exit(end.code))
+    if process.returncode < 0:
+        os.kill(os.getpid(), -process.returncode)  # die as it did: the compiler knows what to say of that
     if end is None or process.returncode:
         what = f"phase {phase.number + 1} ({phase.ranks} ranks)"
         raise SpeccError(f"{what} of the training ended with exit code {process.returncode}", code=Exit.STAGE)
-    stage.record.update(end.record)
+    stage.record.setdefault("phases", []).append({"ranks": phase.ranks, **end.record})
+
+
+def _free_port() -> int:
+    """Return a port that nothing listens on now: the one that the stage was given may be taken hours later."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -45,6 +45,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "E0220": "At ZeRO stage 0 every rank keeps the whole optimizer beside its parameters: DeepSpeed offloads nothing.",
     "E0221": "Below ZeRO stage 3 every rank needs the whole parameters on its device.",
     "E0222": "A training that changes its number of ranks does so after given steps; the last phase goes to the end.",
+    "E0223": "A phase that ends with the training leaves nothing to the one after it.",
     # E03: rules that need facts about the verifier
     "E0301": "A layer id is at most the verifier's number of layers, which stands for the last layer's output.",
     "E0302": "The draft's vocabulary is part of the verifier's.",

@@ -260,8 +260,9 @@ class Phase(Section):
 
     ranks: Ranks
     """Number of processes of this machine that share each batch."""
-    steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer step, counted from the first, after which the next phase goes on. Default: the last one has none."""
+    until: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer step, counted from the training's first, that the phase ends after. Default: the end of the training,
+    which only the last phase goes to."""
 
 
 class TrainRuntime(Section):

@@ -76,12 +76,16 @@ class Rules:
             yield self._error("E0221", f"parameters are offloaded at ZeRO stage 3 only, and this is stage {stage}",
                               "train.zero.offload", hint="use `stage: 3`, or `offload: optimizer`")  # fmt: skip
         ranks = self.values["runtime"]["train"]["ranks"]
-        *ends, last = [phase["steps"] for phase in ranks] if isinstance(ranks, list) else [None]
+        *ends, last = [phase["until"] for phase in ranks] if isinstance(ranks, list) else [None]
         given = [end for end in ends if end is not None]
         if last is not None or len(given) < len(ends) or given != sorted(set(given)):
-            yield self._error("E0222", "each phase but the last needs `steps`, more than the phase before it",
+            yield self._error("E0222", "each phase but the last needs `until`, a later step than the phase before it",
                               "runtime.train.ranks",
-                              hint="write `ranks: [{ranks: 2, steps: 500}, {ranks: 1}]`")  # fmt: skip
+                              hint="write `ranks: [{ranks: 2, until: 500}, {ranks: 1}]`")  # fmt: skip
+        elif given and train["steps"] is not None and given[-1] >= train["steps"]:
+            yield self._error("E0223", f"a phase ends after step {given[-1]}, and `train.steps` is {train['steps']}",
+                              "runtime.train.ranks",
+                              hint="give the phase an earlier end, or remove the ones after it")  # fmt: skip
         warmup = train["schedule"]["warmup"]
         if train["steps"] is not None and isinstance(warmup, int) and warmup >= train["steps"]:
             yield self._error("E0216", f"the warm-up of {warmup} steps is as long as the training of {train['steps']}",

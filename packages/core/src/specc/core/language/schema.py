@@ -65,7 +65,7 @@ def fields(schema: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Schem
         for name, item in branch.get("properties", {}).items():
             path = f"{prefix}.{name}" if prefix else name
             required = name in branch.get("required", ())
-            if path not in found or "description" in item:
+            if path not in found or ("description" in item and "const" not in item):  # a tag, with all it can be
                 found[path] = (item, required)
             found |= fields(item, path)
     return found

@@ -59,7 +59,8 @@ def _extent(rule: Mapping[str, Any], kind: str) -> str:
             return " with at least one field"
         case "array" if "minItems" in rule:
             if rule["minItems"] != rule.get("maxItems"):
-                return " of at least one item"
+                least = rule["minItems"]
+                return " of at least one item" if least == 1 else f" of at least {least} items"
             item: str = rule["items"]["type"]
             return f" of {rule['minItems']} {_PLURALS[item]}{_extent(rule['items'], item)}"
         case "integer" | "number":

@@ -124,7 +124,7 @@ def world(ranks: int | list[dict[str, int | None]]) -> int | str:
     """Return what a class's name and a key say of the ranks: `2`, or `2x120+1` for two up to step 120, then one."""
     if isinstance(ranks, int):
         return ranks
-    return "+".join(f"{phase['ranks']}x{phase['steps']}" if phase["steps"] else str(phase["ranks"]) for phase in ranks)
+    return "+".join(f"{phase['ranks']}x{phase['until']}" if phase["until"] else str(phase["ranks"]) for phase in ranks)
 
 
 def before(stage: PlannedStage) -> PlannedStage | None:
