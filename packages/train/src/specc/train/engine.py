@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from specc.core.errors import Exit, SpeccError
 from specc.train.muon import Directions
 from specc.train.optim import make_optimizer
-from specc.train.whole import master, moment, set_master, set_moment, shape_of
+from specc.train.whole import link_moments, master, moment, set_master, set_moment, shape_of
 
 BUCKET: Final = 5_000_000
 """Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
@@ -114,6 +114,7 @@ class Engine:
         `NAME` are the fp32 masters, `NAME/exp_avg` and `NAME/exp_avg_sq` AdamW's moments, `NAME/momentum` Muon's, and
         `step` (fp32, one element) counts the optimizer's steps.
         """
+        link_moments(self.engine.optimizer)
         found = self.weights()
         for name, parameter in self._by_adamw():
             found |= {f"{name}/{kind}": moment(self.optimizer, parameter, kind) for kind in MOMENTS}
@@ -128,6 +129,7 @@ class Engine:
         The optimizer has nothing to be set before its first step, so it does one, at a learning rate of 0.
         """
         self.step(0.0, *inputs)
+        link_moments(self.engine.optimizer)
         for name, parameter in self.names.items():
             set_master(parameter, state[name])
         for name, parameter in self._by_adamw():

@@ -7,6 +7,8 @@ bf16 at stage 1 a gradient that was added up already is not the one that they se
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -57,6 +59,16 @@ def set_master(parameter: nn.Parameter, value: Tensor) -> None:
         safe_set_local_fp32_param(parameter, _part(parameter, value))
     elif hasattr(parameter, "_hp_mapping"):
         safe_set_full_fp32_param(parameter, value)
+
+
+def link_moments(zero: Any) -> None:
+    """Let DeepSpeed find the optimizer's state of every parameter, after a step; `zero` is the engine's optimizer.
+
+    It links them after its first step, which at stages 1 and 2 is that of the first group: the others had no state.
+    """
+    if getattr(zero, "_hp_optimizer_states_linked", False):
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
 
 
 def moment(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, name: str) -> Tensor:
