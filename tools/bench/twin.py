@@ -137,7 +137,7 @@ def _step(
         with torch.no_grad():
             for name, master in masters.items():
                 weights[name].copy_(master)
-    return float(loss)
+    return float(loss.detach())
 
 
 def _batches(folder: Path, dtype: torch.dtype, steps: int) -> Any:

@@ -121,6 +121,7 @@ def train_draft(stage: Stage, phase: Phase) -> None:
                 if first:
                     checkpoints.save(progress, state, best)
 
+    engine.close()
     stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}
     if not first or end < plan.total:
         return

@@ -104,6 +104,11 @@ class Engine:
         if self.world > 1:
             torch.distributed.barrier()
 
+    def close(self) -> None:
+        """Leave the other ranks in good order: a rank whose connections still run when it ends is aborted by them."""
+        self.wait()
+        torch.distributed.destroy_process_group()
+
     def weights(self) -> dict[str, Tensor]:
         """Return the fp32 masters of all parameters, whole, by the names of the checkpoint."""
         return {name: master(parameter) for name, parameter in self.names.items()}
