@@ -17,7 +17,7 @@ install: .venv/.installed-cpu  ## .venv with specc, the CPU engines and the deve
 test: .venv/.installed-cpu  ## every test but the minutes-long ones, engines included (at most 20 minutes on two cores)
 	$(PYTEST) -m "not full" tests
 
-test-core: .venv/.installed-cpu  ## what needs no torch (under a minute)
+test-core: .venv/.installed-cpu  ## what needs no torch (two minutes at most)
 	$(PYTEST) -m "not engine and not full and not install" tests
 
 test-full: .venv/.installed-cpu  ## everything: the quickstart and every command of the README too
