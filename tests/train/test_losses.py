@@ -108,5 +108,5 @@ def test_targets_are_the_verifiers_own_logits(family: str, tmp_path: Path) -> No
     model.model.norm.register_forward_pre_hook(lambda _, arguments: before.append(arguments[0]))
     with torch.no_grad():
         logits = model(torch.tensor([[1, 5, 9, 33]])).logits[0]
-    found = frozen.head.verifier_log_probs(frozen.normed(before[0][0]))
-    assert torch.allclose(found, logits.log_softmax(-1), atol=1e-5)
+    found = frozen.head.verifier_logits(frozen.normed(before[0][0]) @ frozen.head.weight.T)
+    assert torch.allclose(found.log_softmax(-1), logits.log_softmax(-1), atol=1e-5)

@@ -13,6 +13,7 @@ from torch import Tensor  # noqa: E402
 from specc.core.errors import SpeccError  # noqa: E402
 from specc.train.losses import Head  # noqa: E402
 from specc.train.models import Rows, Targets, accepted_lengths, build, greedy_walk, load, trained  # noqa: E402
+from specc.train.models import rows as packing  # noqa: E402
 from specc.train.models.attention import StepAttention, blocks, visible  # noqa: E402
 from specc.train.models.rows import depths, plan_queries, whole  # noqa: E402
 from train.plain import Plain  # noqa: E402
@@ -59,13 +60,9 @@ def pack(
         normed.append(last[targets - 1])
         borders.append((base, base + len(tokens) - 1))
         base += len(tokens) - 1
-    queries, counted, where = plan_queries(torch.cat(places), torch.cat(deep), steps)
-    rows = Rows(
-        torch.cat([aux[:-1].flatten(1) for _, _, aux, _ in documents]).to(dtype),
-        torch.cat([tokens[1:] for tokens, *_ in documents]),
-        torch.cat([torch.arange(b - a) for a, b in borders]), borders, queries,
-    )  # fmt: skip
-    return rows, Targets(torch.cat(normed).to(dtype), counted, where, counted.sum(1).tolist())
+    aux = torch.cat([aux[:-1].flatten(1) for _, _, aux, _ in documents]).to(dtype)
+    tokens, last = torch.cat([tokens[1:] for tokens, *_ in documents]), torch.cat(normed).to(dtype)
+    return packing.pack(aux, tokens, borders, torch.cat(places), torch.cat(deep), last, steps)
 
 
 def document(length: int, prompt: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -88,9 +85,10 @@ def test_depths_as_drawn() -> None:
     assert depths(torch.ones(4, dtype=torch.bool)).tolist() == [-1, -1, 0, 1], "the first token starts nothing"
 
 
-def test_queries_as_drawn() -> None:
-    queries, counted, places = plan_queries(torch.tensor([2, 3]), torch.tensor([0, 1]), 2)
-    assert [one.tolist() for one in queries] == [[2, 3], [2]]
+def test_queries_as_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "EVEN", 2)
+    queries, counted, places = plan_queries(torch.tensor([2, 3]), torch.tensor([0, 1]), 2, 4)
+    assert [one.tolist() for one in queries] == [[2, 3], [2, 3]]
     assert counted.tolist() == [[True, True], [False, True]]
     assert [one.tolist() for one in places] == [[0, 1], [0, 0]]
 

@@ -193,8 +193,8 @@ def own_module(folder: Path) -> None:
             loss.backward()
         losses.append(float(loss.detach()))
         if number == 1 and counter is not None:
-            flops = counter.get_total_flops() / len(batch.rows.tokens)
-        rows += len(batch.rows.tokens) if number >= 2 else 0
+            flops = counter.get_total_flops() / sum(d.rows for d in documents)
+        rows += sum(d.rows for d in documents) if number >= 2 else 0
         for master, parameter in zip(masters, model.parameters(), strict=True):
             master.grad, parameter.grad = parameter.grad.float(), None  # pyright: ignore[reportOptionalMemberAccess]
         torch.nn.utils.clip_grad_norm_(masters, 1.0)

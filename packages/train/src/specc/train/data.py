@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from specc.core.errors import Exit, SpeccError
 from specc.train.determinism import stream
-from specc.train.models.rows import Rows, Targets, depths, plan_queries
+from specc.train.models.rows import Rows, Targets, depths, pack
 from specc.train.verifier import Frozen
 
 OPEN_FILES: Final = 64
@@ -168,11 +168,12 @@ class Corpus:
             depth.append(deep[targets])
             borders.append((base, base + count))
             base += count
-        positions = torch.cat([torch.arange(end - start) for start, end in borders])
-        queries, counted, places = plan_queries(torch.cat(proposed), torch.cat(depth), steps)
-        rows = Rows(torch.cat(aux).to(dtype), torch.cat(tokens), positions, borders, queries)
-        counted = torch.zeros_like(counted) if idle else counted
-        return Batch(rows, Targets(frozen.normed(torch.cat(last)), counted, places, counts))
+        normed = frozen.normed(torch.cat(last))
+        rows, targets = pack(
+            torch.cat(aux).to(dtype), torch.cat(tokens), borders, torch.cat(proposed), torch.cat(depth), normed, steps
+        )
+        counted = torch.zeros_like(targets.counted) if idle else targets.counted
+        return Batch(rows, replace(targets, counted=counted, counts=counts))
 
     def _open(self, path: Path) -> Any:
         file = self._files.pop(path, None) or safe_open(path, framework="pt").__enter__()

@@ -36,16 +36,11 @@ class Head:
     scale: float = 1.0
     cap: float | None = None
 
-    def verifier_log_probs(self, normed: Tensor) -> Tensor:
-        """Return log p `[targets, draft vocabulary]` in at least fp32 for final, normed states `[targets, hidden]`."""
-        logits = normed @ self.weight.t()
+    def verifier_logits(self, raw: Tensor) -> Tensor:
+        """Return the verifier's logits, in at least fp32, for its final, normed states times the weight."""
         if self.scale == 1.0 and self.cap is None:
-            return log_softmax(logits)
-        return log_softmax(self.shape(logits))
-
-    def shape(self, logits: Tensor) -> Tensor:
-        """Apply the verifier's scale and cap to raw logits, in at least fp32."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * self.scale
+            return raw
+        logits = raw.to(wide(raw)) * self.scale
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
@@ -58,16 +53,18 @@ def check_losses(weights: Mapping[str, float | None]) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight}
 
 
-def log_softmax(logits: Tensor) -> Tensor:
-    """Return log probabilities over the last dimension in at least fp32."""
-    return torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+def wide(tensor: Tensor) -> torch.dtype:
+    """Return the dtype of sums over values like `tensor`'s: fp32 at least."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 class DraftLoss(torch.autograd.Function):
     """Losses of every (step, target), their gradients made in the same pass over the vocabulary.
 
     The draft's logits of all steps for one target share its p, so p is computed once for all of them. The head
-    is frozen: what remains of the pass is one gradient per state, and the backward pass scales its rows.
+    is frozen: what remains of the pass is one gradient per state, and the backward pass scales its rows. Everything
+    as wide as the vocabulary is written into the same few buffers again and again, where caches hold it: new memory
+    for each costs more than what is computed in it.
     """
 
     @staticmethod
@@ -80,21 +77,28 @@ class DraftLoss(torch.autograd.Function):
         verifier's, and `weights` what each loss counts for.
         """
         steps, targets, hidden = states.shape
-        wide = torch.promote_types(states.dtype, torch.float32)
-        losses = torch.zeros(steps, targets, dtype=wide)
+        size = len(head.weight)
+        losses = torch.zeros(steps, targets, dtype=wide(states))
         tokens = torch.zeros(steps, targets if picks else 0, dtype=torch.int64)
         grads = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        raw = states.new_empty((steps + 1) * min(CHUNK, targets), size)  # logits, and later their slopes
+        p, logits, q = (torch.empty(min(CHUNK, targets), size, dtype=losses.dtype) for _ in range(3))
         for start in range(0, targets, CHUNK):
             here = slice(start, start + CHUNK)
-            log_p = head.verifier_log_probs(normed[here])  # [chunk, vocabulary]
-            h = states[:, here].reshape(-1, hidden)  # [steps * chunk, hidden]
-            log_q = log_softmax(h @ head.weight.t()).view(steps, *log_p.shape)
-            if picks:
-                tokens[:, here] = log_q.argmax(-1)
-            slopes = _score(log_p, log_q, weights, losses[:, here], slopes=grads is not None)
-            if grads is not None and slopes is not None:
-                flat = slopes.flatten(0, 1).to(states.dtype)
-                grads[:, here] = (flat @ head.weight).view(steps, -1, hidden)
+            inputs = torch.cat((normed[None, here], states[:, here]))  # [1 + steps, chunk, hidden]
+            count = inputs.shape[1]
+            p, logits, q, raw = p[:count], logits[:count], q[:count], raw[: (steps + 1) * count]
+            torch.mm(inputs.flatten(0, 1), head.weight.t(), out=raw)
+            theirs, *ours = raw.view(-1, count, size)
+            target = Target.of(logits.copy_(head.verifier_logits(theirs)), p, labels="ce" in weights)
+            for step, one in enumerate(ours):
+                if picks:
+                    tokens[step, here] = one.argmax(-1)
+                losses[step, here] = _losses(target, logits.copy_(one), q, weights)
+                if grads is not None:
+                    one.copy_(_slopes(target, q, weights, spare=logits))
+            if grads is not None:
+                grads[:, here] = (raw[count:] @ head.weight).view(steps, count, hidden)
         ctx.save_for_backward(grads)
         ctx.mark_non_differentiable(tokens)
         return losses, tokens
@@ -106,33 +110,54 @@ class DraftLoss(torch.autograd.Function):
         return (slopes * grads[0][..., None]).to(slopes.dtype), None, None, None, None
 
 
-def _score(
-    log_p: Tensor, log_q: Tensor, weights: Mapping[str, float], losses: Tensor, *, slopes: bool
-) -> Tensor | None:
-    """Add to `losses` `[steps, chunk]`; return their derivative by the logits `[steps, chunk, vocabulary]`.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The verifier's distribution: `p` `[targets, vocabulary]`, sum p log p `[targets]`, argmax p `[targets, 1]`."""
+
+    p: Tensor
+    negentropy: Tensor
+    label: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, p: Tensor, *, labels: bool) -> Target:
+        """Make it in `p`; `logits` are used up. It has no labels if nobody asks for them."""
+        partition = _softmax(logits, p)
+        label = logits.argmax(-1, keepdim=True) if labels else logits.new_empty(0, dtype=torch.int64)
+        return cls(p, logits.mul_(p).sum(-1) - partition, label)
+
+
+def _softmax(logits: Tensor, out: Tensor) -> Tensor:
+    """Write probabilities `[rows, vocabulary]`, and return the logits' log-sum-exp `[rows]`."""
+    torch.softmax(logits, -1, out=out)
+    return logits.amax(-1) - out.amax(-1).log()
+
+
+def _losses(target: Target, logits: Tensor, q: Tensor, weights: Mapping[str, float]) -> Tensor:
+    """Return the weighted losses `[targets]`, and q in `q`; the draft's `logits` are used up."""
+    partition = _softmax(logits, q)
+    total = torch.zeros_like(partition)
+    if weight := weights.get("ce"):
+        total += weight * (partition - logits.gather(-1, target.label)[:, 0])
+    if weight := weights.get("kl"):
+        total += weight * (target.negentropy + partition - logits.mul_(target.p).sum(-1))
+    if weight := weights.get("tv"):
+        total += weight * (1 - torch.minimum(target.p, q, out=logits).sum(-1))
+    return total
+
+
+def _slopes(target: Target, q: Tensor, weights: Mapping[str, float], *, spare: Tensor) -> Tensor:
+    """Return the losses' derivative by the draft's logits, in the place of `q`; `spare` is as large, and used.
 
     For logits z: dkl/dz = q - p, dce/dz = q - onehot, dtv/dz = -q (m - sum m q) with m = [q < p].
     """
-    p = log_p.exp()
-    q = log_q.exp() if slopes or "tv" in weights else None
-    total: Tensor | None = None
-    for name, weight in weights.items():
-        slope: Tensor | None = None
-        if name == "kl":
-            entropy = torch.linalg.vecdot(p, log_p)  # sum p log p, [chunk]
-            losses += weight * (entropy - torch.linalg.vecdot(p.expand_as(log_q), log_q))
-            slope = q - p if slopes and q is not None else None
-        elif name == "ce":
-            label = log_p.argmax(-1).expand(log_q.shape[:-1])[..., None]  # [steps, chunk, 1]
-            losses -= weight * log_q.gather(-1, label)[..., 0]
-            if slopes and q is not None:
-                slope = q.scatter_add(-1, label, torch.full_like(label, -1, dtype=q.dtype))
-        elif q is not None:  # tv
-            losses += weight * (1 - torch.minimum(p, q).sum(-1))
-            if slopes:
-                mq = torch.where(q < p, q, 0.0)
-                slope = q * mq.sum(-1, keepdim=True) - mq
-        if slope is not None:
-            slope = slope if weight == 1.0 else slope * weight
-            total = slope if total is None else total.add_(slope)
-    return total
+    kl, ce, tv = (weights.get(name, 0.0) for name in LOSSES)
+    if tv:
+        mq = torch.mul(q, q < target.p, out=spare)
+        q.mul_(kl + ce + tv * mq.sum(-1, keepdim=True)).sub_(mq, alpha=tv)
+    elif kl + ce != 1:
+        q.mul_(kl + ce)
+    if kl:
+        q.sub_(target.p, alpha=kl)
+    if ce:
+        q.scatter_add_(-1, target.label, torch.full_like(target.label, -ce, dtype=q.dtype))
+    return q

@@ -52,7 +52,7 @@ class Validation:
                 right[step] += int(hits[step].sum())
                 so_far[step] += int(alive.sum())
                 sums[step] += float(losses[step][mask].double().sum())
-            covered += int(known[choices].sum())
+            covered += int((known[choices] & batch.targets.counted[0]).sum())
             for document in documents:
                 walk += self._walk(model, document)
         means = [total / count for total, count in zip(sums, counted, strict=True) if count]

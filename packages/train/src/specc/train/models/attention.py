@@ -89,64 +89,63 @@ class StepAttention(torch.autograd.Function):
         count, heads, size = query.shape
         groups = keys.shape[1]
         scale = size**-0.5
-        # Scores are few beside the vocabulary's logits: in fp32 they cost little and round nothing.
+        # Scores are few beside the vocabulary's logits: in fp32 they cost little and round nothing. The heads that
+        # share keys are rows of one product.
         wide = torch.promote_types(query.dtype, torch.float32)
-        q = query.to(wide).view(count, groups, heads // groups, size) * scale  # [queries, kv, group, size]
-        k, v = keys.to(wide), values.to(wide)
-        ok, ov = own_keys.to(wide), own_values.to(wide)
-        own = torch.einsum("qgrd,qogd->qgro", q, ok)  # [queries, kv, group, own]
+        q = _grouped(query, groups, wide) * scale  # [kv, queries, group, size]
+        k, v = (x.to(wide).transpose(0, 1).contiguous() for x in (keys, values))  # [kv, rows, size]
+        ok, ov = (
+            x.to(wide).permute(2, 0, 1, 3).contiguous() for x in (own_keys, own_values)
+        )  # [kv, queries, own, size]
+        own = q @ ok.transpose(2, 3)  # [kv, queries, group, own]
         # With no visible key at all the sum is over the query's own alone.
-        total = torch.logsumexp(own, -1)  # [queries, kv, group]; -inf without own keys
+        total = torch.logsumexp(own, -1, keepdim=True)  # [kv, queries, group, 1]; -inf without own keys
         out = torch.zeros_like(q)
         for block in where:
             (a, b), (c, d) = block.queries, block.keys
-            s = _scores(q[a:b], k[c:d], block.mask)  # [kv, group, queries, keys]
-            t = torch.logaddexp(torch.logsumexp(s, -1), total[a:b].permute(1, 2, 0))  # [kv, group, queries]
-            total[a:b] = t.permute(2, 0, 1)
-            p = torch.exp(s - t[..., None])
-            out[a:b] = _rows(p.flatten(1, 2) @ v[c:d].transpose(0, 1), b - a)
-        weights = torch.exp(own - total[..., None])
-        out += torch.einsum("qgro,qogd->qgrd", weights, ov)
+            s = _scores(q[:, a:b], k[:, c:d], block.mask)
+            p = torch.softmax(s, -1)
+            first = s.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()  # log-sum-exp, [kv, queries, group, 1]
+            both = torch.logaddexp(first, total[:, a:b])
+            out[:, a:b] = (p.flatten(1, 2) @ v[:, c:d]).view_as(out[:, a:b]).mul_((first - both).exp_())
+            total[:, a:b] = both
+        weights = torch.exp(own - total)
+        out += weights @ ov
         ctx.save_for_backward(q, k, v, ok, ov, out, total, weights)
         ctx.where, ctx.scale, ctx.dtype = where, scale, query.dtype
-        return out.view(count, heads, size).to(query.dtype)
+        return out.transpose(0, 1).reshape(count, heads, size).to(query.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the five tensors, in their dtype."""
         q, k, v, ok, ov, out, total, weights = ctx.saved_tensors
-        grad = grads[0].to(q.dtype).view_as(q)  # [queries, kv, group, size]
-        delta = (grad * out).sum(-1)  # [queries, kv, group]
+        grad = _grouped(grads[0], len(k), q.dtype)  # [kv, queries, group, size]
+        delta = (grad * out).sum(-1, keepdim=True)  # [kv, queries, group, 1]
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for block in ctx.where:
             (a, b), (c, d) = block.queries, block.keys
-            p = torch.exp(_scores(q[a:b], k[c:d], block.mask) - total[a:b].permute(1, 2, 0)[..., None])
-            g = _heads(grad[a:b])  # [kv, group * queries, size]
-            dp = (g @ v[c:d].permute(1, 2, 0)).view_as(p)
-            ds = p * (dp - delta[a:b].permute(1, 2, 0)[..., None])
-            p, ds = p.flatten(1, 2), ds.flatten(1, 2)  # [kv, group * queries, keys]
-            dv[c:d] += (p.transpose(1, 2) @ g).transpose(0, 1)
-            dk[c:d] += (ds.transpose(1, 2) @ _heads(q[a:b])).transpose(0, 1)
-            dq[a:b] += _rows(ds @ k[c:d].transpose(0, 1), b - a)
-        dov = torch.einsum("qgro,qgrd->qogd", weights, grad)
-        ds = weights * (torch.einsum("qgrd,qogd->qgro", grad, ov) - delta[..., None])
-        dok = torch.einsum("qgro,qgrd->qogd", ds, q)
-        dq += torch.einsum("qgro,qogd->qgrd", ds, ok)
-        dq = (dq * ctx.scale).flatten(1, 2)
-        return *(t.to(ctx.dtype) for t in (dq, dk, dv, dok, dov)), None
+            p = _scores(q[:, a:b], k[:, c:d], block.mask).sub_(total[:, a:b]).exp_()
+            g = grad[:, a:b].flatten(1, 2)  # [kv, queries * group, size]
+            ds = (g @ v[:, c:d].transpose(1, 2)).view_as(p).sub_(delta[:, a:b]).mul_(p)
+            p, ds = p.flatten(1, 2), ds.flatten(1, 2)  # [kv, queries * group, keys]
+            dv[:, c:d] += p.transpose(1, 2) @ g
+            dk[:, c:d] += ds.transpose(1, 2) @ q[:, a:b].flatten(1, 2)
+            dq[:, a:b] = (ds @ k[:, c:d]).view_as(dq[:, a:b])
+        dov = weights.transpose(2, 3) @ grad  # [kv, queries, own, size]
+        ds = weights * (grad @ ov.transpose(2, 3) - delta)  # [kv, queries, group, own]
+        dok = ds.transpose(2, 3) @ q
+        dq = dq.add_(ds @ ok).mul_(ctx.scale).transpose(0, 1).flatten(1, 2)
+        dk, dv = dk.transpose(0, 1), dv.transpose(0, 1)
+        dok, dov = dok.permute(1, 2, 0, 3), dov.permute(1, 2, 0, 3)
+        return *(x.to(ctx.dtype) for x in (dq, dk, dv, dok, dov)), None
 
 
-def _heads(x: Tensor) -> Tensor:
-    """Return `[queries, kv, group, size]` as `[kv, group * queries, size]`: heads of one key share a product."""
-    return x.permute(1, 2, 0, 3).flatten(1, 2)
-
-
-def _rows(x: Tensor, count: int) -> Tensor:
-    """Undo `_heads`."""
-    return x.view(x.shape[0], -1, count, x.shape[-1]).permute(2, 0, 1, 3)
+def _grouped(x: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """Return `[queries, heads, size]` as `[kv heads, queries, heads of one kv head, size]`."""
+    return x.to(dtype).unflatten(1, (groups, -1)).transpose(0, 1).contiguous()
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """Return masked scores `[kv, group, queries, keys]`; `q` carries the scale."""
-    s = _heads(q) @ k.permute(1, 2, 0)
-    return s.view(k.shape[1], -1, *mask.shape) + mask
+    """Return masked scores `[kv, queries, group, keys]`; `q` carries the scale."""
+    s = q.flatten(1, 2) @ k.transpose(1, 2)
+    return s.view(*q.shape[:3], -1).add_(mask[:, None])

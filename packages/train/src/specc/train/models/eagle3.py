@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from specc.core.algorithms import decoder_config
 from specc.core.errors import Exit, SpeccError
-from specc.train.losses import DraftLoss, Head
+from specc.train.losses import DraftLoss, Head, wide
 from specc.train.models.attention import Block, StepAttention, blocks
 from specc.train.models.rows import Rows, Targets
 
@@ -70,8 +70,34 @@ class RMSNorm(nn.Module):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return x / rms(x) * weight in the dtype of `x`; the inner values are fp32 or wider."""
+    return unit_rms(x, eps) * weight
+
+
+def unit_rms(x: Tensor, eps: float) -> Tensor:
+    """Return x / rms(x) in the dtype of `x`; the inner values are fp32 or wider."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+class FrozenInput(torch.autograd.Function):
+    """(x * scale) W^T for an `x` that nothing is learnt from.
+
+    The gradient of `scale` by way of that of `x * scale` is a product as large as the layer's own. With G = dy^T x,
+    which the gradient of W asks for anyway, dW = G * scale and dscale = sum over outputs of W * G.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+        """Return `[rows, outputs]` for `x` `[rows, inputs]`, `scale` `[inputs]` and `weight` `[outputs, inputs]`."""
+        ctx.save_for_backward(x, scale, weight)
+        return F.linear(x * scale, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of `scale` and `weight`."""
+        x, scale, weight = ctx.saved_tensors
+        product = grads[0].t() @ x  # [outputs, inputs]
+        return None, (weight * product).sum(0, dtype=wide(x)).to(scale.dtype), product * scale
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
@@ -202,7 +228,7 @@ class Eagle3(nn.Module):
     def fuse(self, aux: Tensor) -> Tensor:
         """Return `[rows, hidden]` for auxiliary states `[rows, aux * hidden]`."""
         if self.input_norm is not None:
-            aux = self.input_norm(aux)
+            return FrozenInput.apply(unit_rms(aux, self.input_norm.eps), self.input_norm.weight, self.fc.weight)
         if self.fc_norm is not None:
             parts = aux.chunk(len(self.fc_norm), -1)
             aux = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], -1)
@@ -213,7 +239,7 @@ class Eagle3(nn.Module):
         hidden = self.fuse(rows.aux)
         memories: list[Memory | None] = [None] * len(self.layers)
         last = len(self.layers) - 1
-        everything = torch.arange(len(rows.tokens))
+        everything = torch.arange(len(rows.positions))
         states: list[Tensor] = []
         inputs = everything
         for number, queries in enumerate(rows.queries):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
+
+EVEN: Final = 64
+"""What numbers of rows are rounded up to. oneDNN compiles a kernel for every shape that it meets, and keeps it: where
+every batch has shapes of its own, that takes 6 % of the time and a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Documents one after another, row i of each being (g_i, x_{i+1}).
 
-    `aux` `[rows, aux * hidden]`; `tokens` and `positions` int64 `[rows]`; `documents` are `(start, end)` rows;
-    `queries[k]` int64, rising: the rows whose state step k computes. Each contains the next, and
-    `tokens[row + k]` is of the row's own document for every row in `queries[k]`.
+    `aux` `[rows, aux * hidden]`; `positions` int64 `[rows]`; `tokens` int64 `[rows + steps - 1]` or longer;
+    `documents` are `(start, end)` rows, and later ones are of none; `queries[k]` int64, rising: the rows whose
+    state step k computes. Each contains the next, and `tokens[row + k]` is of the row's own document for every
+    row in `queries[k]` that a target is proposed from: of others nothing is asked.
     """
 
     aux: Tensor
@@ -40,24 +46,58 @@ class Targets:
     counts: list[int]
 
 
-def plan_queries(rows: Tensor, depths: Tensor, steps: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
-    """Return `(queries, counted, places)` for targets proposed by the packed `rows` at step 0.
+def plan_queries(rows: Tensor, depths: Tensor, steps: int, total: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    """Return `(queries, counted, places)` for targets proposed by the packed `rows`, of `total`, at step 0.
 
     `rows` and `depths` int64 `[targets]`, rows rising; a target's depth is the longest step that may propose it.
-    Step k proposes a target from `row - k`; it computes besides what later steps start from. A document of 6
-    tokens, the last three written by the assistant: served, the first draft starts when x_3 is there, so x_4
-    has depth 0 and x_5 depth 1. Over two steps:
+    Step k proposes a target from `row - k`; it computes besides what later steps start from, and as many other rows
+    as make their number a multiple of `EVEN`. A document of 6 tokens, the last three written by the
+    assistant: served, the first draft starts when x_3 is there, so x_4 has depth 0 and x_5 depth 1. Over two steps,
+    with `EVEN` 2:
 
         row                  0  1  2  3
         proposes at step 0   2  3  4  5
         step 0 counts              c  c      computes 2, 3
-        step 1 counts              c         computes 2 (x_5, one row before the row of step 0)
+        step 1 counts              c         computes 2 (x_5, one row before the row of step 0) and 3
     """
     counted = torch.stack([depths >= k for k in range(steps)])  # [steps, targets]
-    needed = [rows[counted[k]] - k for k in range(steps)]
-    queries = [torch.unique(torch.cat(needed[k:])) for k in range(steps)]
+    last = torch.full((total,), -1)  # the last step that needs the row, -1 for none
+    for k in range(steps):
+        last[rows[counted[k]] - k] = k
+    order = last.sort(descending=True, stable=True).indices
+    queries = [order[: even(int((last >= k).sum()))].sort().values for k in range(steps)]
     places = [torch.searchsorted(queries[k], rows - k) * counted[k] for k in range(steps)]
     return queries, counted, places
+
+
+def pack(  # noqa: PLR0917 - the columns of a batch
+    aux: Tensor, tokens: Tensor, documents: list[tuple[int, int]], proposed: Tensor, depths: Tensor, normed: Tensor,
+    steps: int,
+) -> tuple[Rows, Targets]:  # fmt: skip
+    """Return the rows and targets of `steps` steps, both `EVEN`; no argument but `documents` has been evened.
+
+    `aux` `[rows, aux * hidden]`, `tokens` int64 `[rows]`, `documents` as in `Rows`; `proposed` and `depths` int64
+    `[targets]` as `plan_queries` takes them, `normed` `[targets, hidden]`.
+    """
+    total, targets = even(len(tokens)), even(len(proposed))
+    queries, counted, places = plan_queries(proposed, depths, steps, total)
+    positions = torch.cat([torch.arange(end - start) for start, end in documents])
+    rows = Rows(
+        lengthen(aux, total), lengthen(tokens, total + steps - 1), lengthen(positions, total), documents, queries
+    )
+    counts = counted.sum(1).tolist()
+    counted = lengthen(counted.t(), targets).t()
+    return rows, Targets(lengthen(normed, targets), counted, [lengthen(place, targets) for place in places], counts)
+
+
+def lengthen(tensor: Tensor, rows: int) -> Tensor:
+    """Return `tensor` `[fewer rows, ...]` with zeros (or false) below."""
+    return torch.cat((tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])))
+
+
+def even(count: int) -> int:
+    """Return `count` rounded up to a multiple of `EVEN`."""
+    return count + -count % EVEN
 
 
 def depths(mask: Tensor, places: Tensor | None = None) -> Tensor:
