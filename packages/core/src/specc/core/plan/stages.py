@@ -153,7 +153,7 @@ def _draft(values: Values) -> StageRow:
     init = values["draft"].get("init")
     return StageRow(
         name="draft",
-        version=1,
+        version=2,
         params=pick(values, "draft", "train", "verifier.dtype", "verifier.config", "data.sequence_length",
                     "data.shuffle", without=("train.save_every", "draft.init.from")),
         inputs={"tokens": "tokens", "hidden_states": "hidden_states", "verifier": "verifier",
