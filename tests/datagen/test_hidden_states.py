@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from small import make_verifier  # noqa: E402
 from specc.core.errors import SpeccError  # noqa: E402
 from specc.core.files import pretty, sha256_file, tensor_headers  # noqa: E402
-from specc.datagen.hidden_states import lock_of, read_states, released, states_file  # noqa: E402
+from specc.datagen.hidden_states import batches, lock_of, read_states, released, states_file  # noqa: E402
 from values import values  # noqa: E402
 from vllm_runs import facts, keep_first_unit, run  # noqa: E402
 
@@ -52,6 +52,12 @@ def write_tokens(folder: Path, shards: list[list[int]]) -> Path:
 
 SHARDS = [[LENGTH, 1, 40, 17, 96, 3, 80], [], [33, 64, 2]]
 """A row as long as the context and one of a single token; a shard whose rows were all left out."""
+
+
+def test_batches() -> None:
+    assert batches([3, 4, 5, 9, 1], 8) == [range(2), range(2, 3), range(3, 4), range(4, 5)], "too long is alone"
+    assert batches([], 8) == []
+    assert [len(batch) for batch in batches([1] * 600, 4096)] == [255, 255, 90]
 
 
 def params(verifier: Path, dtype: str) -> dict[str, Any]:

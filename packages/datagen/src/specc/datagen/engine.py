@@ -24,6 +24,9 @@ SEQUENCES: Final = 256
 """Sequences of a step at most: a shard of the default size decodes as one batch."""
 STEP_TOKENS: Final = 4096
 """Tokens of a step at most, unless a sequence is longer."""
+EVEN: Final = 128
+"""What the tokens of a prefill are made a multiple of. oneDNN compiles kernels for every number of rows that it meets and
+keeps them, some 2 MB for all of a model's products: with numbers that hardly repeat, memory grows with the data."""
 BLOCK: Final[Mapping[str, int]] = {"cpu": 128, "cuda": 16}
 """Positions of a block of the cache, as vLLM chooses them there."""
 CACHE_BYTES: Final[Mapping[str, int]] = {"cpu": 2 << 30, "cuda": 8 << 30}
@@ -54,7 +57,7 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
             dtype=params["verifier"]["dtype"],
             max_model_len=length,
             max_num_seqs=SEQUENCES,
-            max_num_batched_tokens=max(STEP_TOKENS, length),
+            max_num_batched_tokens=step_tokens(length),
             block_size=BLOCK[device],
             num_gpu_blocks_override=cache_blocks(params["verifier"], length, device),
             enable_prefix_caching=False,
@@ -85,6 +88,11 @@ def _import_models(*architectures: str) -> None:
         known: Any = ModelRegistry.models.get(architecture)
         if known is not None:
             ModelRegistry.register_model(architecture, known.load_model_cls())
+
+
+def step_tokens(length: int) -> int:
+    """Return the tokens of a step at most, for sequences of `length` positions at most."""
+    return -(-max(STEP_TOKENS, length) // EVEN) * EVEN
 
 
 def cache_blocks(verifier: Mapping[str, Any], length: int, device: str) -> int:

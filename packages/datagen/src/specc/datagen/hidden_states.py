@@ -1,7 +1,7 @@
 """The stage `hidden_states`: what the verifier computes at the layers that the draft reads, captured by vLLM.
 
-A shard's rows are given to vLLM at once, so that its batches are the same whichever run makes it. vLLM writes a
-file a request; each is put into its place in the shard and removed as soon as it is whole, so that neither memory
+A shard's rows are given to vLLM in batches of one step, each filled up to an even number of tokens, so that shapes and
+bits are the same whichever run makes it. vLLM writes a file a request; each is put into its place in the shard and removed as soon as it is whole, so that neither memory
 nor the work folder ever holds a shard.
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
-from specc.datagen.engine import generate, start, stop
+from specc.datagen.engine import EVEN, SEQUENCES, generate, start, step_tokens, stop
 from specc.datagen.rows import read_index, shard_info, shard_name
 
 PATIENCE: Final = 60.0
@@ -125,13 +125,16 @@ class Capture:
         folder.mkdir(parents=True)
         self.dtype: torch.dtype = getattr(torch, params["verifier"]["dtype"])
         self._shape = (len(layers), params["verifier"]["config"]["hidden_size"])
+        length = params["data"]["sequence_length"]
+        self._even = min(EVEN, length)
+        self._tokens = step_tokens(length + 1) // self._even * self._even
         stock = {"kv_connector": "ExampleHiddenStatesConnector"}
         ours = {"kv_connector": "CpuHiddenStatesConnector", "kv_connector_module_path": "specc.datagen.connector"}
         self._llm = start(
             verifier,
             params,
             facets,
-            length=params["data"]["sequence_length"] + 1,
+            length=length + 1,
             enable_chunked_prefill=False,  # a prompt in pieces would be computed in other batch shapes
             speculative_config={
                 "method": "extract_hidden_states",
@@ -159,13 +162,18 @@ class Capture:
         def whole() -> Iterator[tuple[int, Tensor]]:
             for row in [row for row, path in waiting.items() if released(path)]:
                 path = waiting.pop(row)
-                yield row, read_states(path, rows[row], self._shape, self.dtype)
+                if row >= 0:
+                    yield row, read_states(path, rows[row], self._shape, self.dtype)
                 path.unlink()
                 lock_of(path).unlink()
 
-        for row, output in generate(self._llm, rows, [once] * len(rows)):
-            waiting[row] = Path(output.kv_transfer_params["hidden_states_path"])
-            yield from whole()
+        for number, batch in enumerate(batches([len(row) for row in rows], self._tokens)):
+            fill = -sum(len(rows[row]) for row in batch) % self._even
+            prompts = [rows[row] for row in batch] + [[0] * fill] * (fill > 0)
+            for place, output in generate(self._llm, prompts, [once] * len(prompts)):
+                row = batch[place] if place < len(batch) else ~number  # what only fills up has a negative number
+                waiting[row] = Path(output.kv_transfer_params["hidden_states_path"])
+                yield from whole()
         # A finished request's states leave the cache in the step after it, an empty one at the end.
         deadline = time.monotonic() + PATIENCE
         while waiting:
@@ -178,6 +186,18 @@ class Capture:
     def close(self) -> None:
         """Stop the engine."""
         stop(self._llm)
+
+
+def batches(sizes: Sequence[int], tokens: int) -> list[range]:
+    """Split rows of so many tokens, in order, into batches of at most `tokens` and a sequence less than a step has."""
+    found: list[range] = []
+    start = total = 0
+    for row, size in enumerate(sizes):
+        if row > start and (total + size > tokens or row - start == SEQUENCES - 1):
+            found.append(range(start, row))
+            start, total = row, 0
+        total += size
+    return [*found, range(start, len(sizes))] if sizes else []
 
 
 def read_states(path: Path, row: Sequence[int], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:

@@ -138,7 +138,7 @@ def _vocabulary(values: Values) -> StageRow | None:
 def _hidden_states(values: Values) -> StageRow:
     return StageRow(
         name="hidden_states",
-        version=1,
+        version=2,
         params=pick(values, "draft.hidden_state_layers", "verifier.dtype", "verifier.config", "data.sequence_length"),
         inputs={"tokens": "tokens", "verifier": "verifier"},
         facets=_VLLM,
