@@ -25,8 +25,8 @@ SEQUENCES: Final = 256
 STEP_TOKENS: Final = 4096
 """Tokens of a step at most, unless a sequence is longer."""
 EVEN: Final = 128
-"""What the tokens of a prefill are made a multiple of. oneDNN compiles kernels for every number of rows that it meets and
-keeps them, some 2 MB for all of a model's products: with numbers that hardly repeat, memory grows with the data."""
+"""What the tokens of a prefill are made a multiple of. oneDNN compiles kernels for every number of rows and keeps them,
+some 2 MB for all of a model's products: with numbers that hardly repeat, memory grows with the data."""
 BLOCK: Final[Mapping[str, int]] = {"cpu": 128, "cuda": 16}
 """Positions of a block of the cache, as vLLM chooses them there."""
 CACHE_BYTES: Final[Mapping[str, int]] = {"cpu": 2 << 30, "cuda": 8 << 30}

@@ -1,8 +1,8 @@
 """The stage `hidden_states`: what the verifier computes at the layers that the draft reads, captured by vLLM.
 
-A shard's rows are given to vLLM in batches of one step, each filled up to an even number of tokens, so that shapes and
-bits are the same whichever run makes it. vLLM writes a file a request; each is put into its place in the shard and removed as soon as it is whole, so that neither memory
-nor the work folder ever holds a shard.
+A shard's rows are given to vLLM in batches of one step, each filled up to an even number of tokens, so that shapes
+and bits are the same whichever run makes it. vLLM writes a file a request; each is put into its place in the shard
+and removed as soon as it is whole, so that neither memory nor the work folder ever holds a shard.
 """
 
 from __future__ import annotations
