@@ -45,6 +45,7 @@ format: .venv/.installed-cpu  ## let ruff put the code in shape
 
 schema: .venv/.installed-cpu  ## write the published schema anew from the models
 	$(BIN)/specc schema > schema/speculator.v1.schema.json
+	$(BIN)/specc schema --lock > schema/lock.v1.schema.json
 
 clean:  ## remove the environment and this checkout's store
 	chmod -R u+w .specc 2>/dev/null || true

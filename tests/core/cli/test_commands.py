@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from projects import BUILT, make_project
+from projects import SPEC as SMALL
 from specc.core.cli import main
 
 SPEC = """\
@@ -181,3 +184,79 @@ def test_a_place_that_cannot_be_written_is_said_in_words(spec: Path, capsys: pyt
     _, err = run(capsys, "plan", "--out", "/proc/plan.json", str(spec), expect=3)
     assert err.startswith("error: /proc/")
     assert "write to another place" in err
+
+
+PLAN = """\
+stage          key       action  time    disk    memory  why
+verifier       01234567  build   0 s     331 B   42 MB   never built here
+conversations  01234567  build   0 s     210 B   42 MB   never built here
+responses                build   12 s    2 kB    2.5 GB  never built here
+tokens                   build   0 s     2 kB    42 MB   never built here
+hidden_states            build   12 s    171 kB  2.5 GB  never built here
+draft                    build   6 s     528 kB  747 MB  never built here
+checkpoint               build   0 s     234 kB  43 MB   never built here
+plan: 0 hits, 7 to build, about 30 s on this machine (declared), 937 kB on disk, 2.5 GB of memory
+"""
+
+
+@pytest.mark.usefixtures("spec")
+def test_plan_says_what_each_stage_takes_and_what_all_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specc.core.cli.decisions.machine_name", lambda: "cpu-avx2")
+    out, _ = run(capsys, "plan", "--class", "cpu-avx2", "tiny.yaml")
+    assert re.sub(r"\b[0-9a-f]{8}\b", "01234567", out) == PLAN
+    out, _ = run(capsys, "plan", "--class", "cpu-amx", "tiny.yaml")
+    assert "about 30 s on a machine of the class `cpu-amx` (declared)" in out
+    Path("prompts.jsonl").unlink()
+    assert "there is no file" in run(capsys, "plan", "tiny.yaml", expect=1)[1]
+
+
+def test_plan_says_that_it_cannot_count_rows_that_are_elsewhere(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    (spec.parent / "prompts.jsonl").unlink()
+    assert "7 to build, more than " in run(capsys, "plan", "tiny.yaml")[0]
+
+
+def test_plan_as_data_has_every_number_and_their_sum(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = json.loads(run(capsys, "plan", "--json", "--out", "plan.json", "tiny.yaml")[0])
+    assert json.loads((spec.parent / "plan.json").read_text()) == data
+    parts = [stage["estimate"] for stage in data["stages"]]
+    assert set(data["estimate"]) == {"seconds", "disk", "memory", "tokens", "flops", "measured", "complete"}
+    assert data["estimate"]["seconds"] == pytest.approx(sum(part["seconds"] for part in parts), abs=0.01)
+    assert data["estimate"]["disk"] == sum(part["disk"] for part in parts)
+    assert data["estimate"]["memory"] == max(part["memory"] for part in parts)
+    assert data["estimate"]["measured"] is False
+    status = json.loads(run(capsys, "status", "--json", "tiny.yaml")[0])
+    assert [stage["estimate"] for stage in status["stages"]] == parts
+
+
+def test_what_is_built_stands_beside_what_the_plan_said(quick_path: Path) -> None:
+    project = make_project(quick_path)
+    said = json.loads(project.run("plan", "--json", "tiny.yaml")[0])["stages"]
+    _, err = project.run("build", "--stage", "conversations", "tiny.yaml")
+    assert re.search(r"^built: conversations sha256:[0-9a-f]{64}$", err, re.MULTILINE)
+    assert re.search(r"^  took \d+ s; the plan said 0 s$", err, re.MULTILINE)
+    out, err = project.run("build", "--json", "--stage", "tokens", "tiny.yaml")
+    built = json.loads(out)
+    assert built["estimate"]["tokens"] > 0
+    assert built["estimate"]["disk"] < sum(stage["estimate"]["disk"] for stage in said[:3]), "tokens alone were built"
+    assert built["seconds"] > 0
+    out, err = project.run("build", "--json", "--stage", "tokens", "tiny.yaml")
+    assert json.loads(out)["estimate"] is None
+    assert "took" not in project.run("build", "--stage", "tokens", "tiny.yaml")[1]
+
+
+def test_what_is_there_takes_nothing_and_what_was_measured_is_said_to_be(quick_path: Path) -> None:
+    project = make_project(quick_path)
+    project.build()
+    out, _ = project.run("plan", "tiny.yaml")
+    lines = {line.split()[0]: line.split() for line in out.splitlines()}
+    assert [lines[name][2] for name in ("verifier", "conversations", "tokens", "vocabulary")] == ["hit"] * 4
+    assert len(lines["tokens"]) == 5, "its size is all there is to say"
+    (project.folder / "tiny.yaml").write_text(SMALL.replace("shard_rows: 8", "shard_rows: 9"))
+    out, _ = project.run("plan", "tiny.yaml")
+    assert "(partly measured)" in out, "text was cut into shards here, and nothing was trained"
+    stages = json.loads(project.run("plan", "--json", "tiny.yaml")[0])["stages"]
+    measured = {stage["stage"] for stage in stages if stage["estimate"]["measured"]}
+    assert "tokens" in measured <= set(BUILT)

@@ -145,8 +145,8 @@ def test_an_upgrade_moves_what_it_names_and_nothing_else(
     [
         (["--upgrade", "engine", "tiny.yaml"], "'engine' is not one of 'verifier', 'data', 'engines', 'defaults'"),
         (["--upgrade=tiny.yaml"], "'tiny.yaml' is not one of"),
-        (["--upgrade", "engines"], "Missing argument 'SPEC'"),
-        (["--upgrade"], "Missing argument 'SPEC'"),
+        (["--upgrade", "engines"], "Missing argument 'SPEC...'"),
+        (["--upgrade"], "Missing argument 'SPEC...'"),
     ],
 )
 def test_a_part_that_is_none_and_a_missing_spec_are_usage_errors(
@@ -164,6 +164,44 @@ def test_a_check_says_which_upgrade_writes_what_it_found(spec: Path, run: Run) -
         "\nhint: `specc lock --upgrade defaults tiny.yaml` writes it anew\n"
     )
     assert "hint: `specc lock --upgrade tiny.yaml`" in run("lock", "--check", "tiny.yaml", "--upgrade", expect=1)
+
+
+# Several specs
+
+
+def test_a_check_takes_several_specs_and_says_everything_at_once(spec: Path, run: Run) -> None:
+    for name in ("other", "third"):
+        spec.with_name(f"{name}.yaml").write_text(SPEC)
+    run("lock", "tiny.yaml")
+    run("lock", "third.yaml")
+    assert run("lock", "--check", "tiny.yaml", "third.yaml") == (
+        "tiny.lock.json is up to date\nthird.lock.json is up to date\n"
+    )
+    good = json.loads(run("lock", "--check", "--json", "tiny.yaml", "third.yaml"))
+    assert good == {"locks": ["tiny.lock.json", "third.lock.json"]}
+    before = tree(spec.parent)
+    spec.write_text(SPEC.replace("4096", "8192"))
+    spec.with_name("bad.yaml").write_text(SPEC + "  learing_rate: 1e-3\n  batch: 3\n")
+    specs = ["tiny.yaml", "other.yaml", "bad.yaml", "third.yaml"]
+    said = run("lock", "--check", *specs, expect=1)
+    assert said.startswith("third.lock.json is up to date\nerror: the lock tiny.lock.json is stale")
+    assert "error: there is no lock `other.lock.json`" in said
+    assert said.count("error: bad.yaml:9:3: unknown field `learing_rate`") == said.count("error: bad.yaml:10:3") == 1
+    errors = json.loads(run("lock", "--check", "--json", *specs, expect=1))["errors"]
+    assert len(errors) == said.count("error: ") == 4
+    spec.write_text(SPEC)
+    spec.with_name("bad.yaml").unlink()
+    assert tree(spec.parent) == before, "a check writes nothing"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"], ["--upgrade", "engines"]])
+def test_one_lock_is_written_at_a_time(spec: Path, run: Run, arguments: list[str]) -> None:
+    before = tree(spec.parent)
+    assert run("lock", *arguments, "tiny.yaml", "other.yaml", expect=2) == (
+        "error: `specc lock` writes one lock, and 2 specs were given\n"
+        "\nhint: lock them one by one; `specc lock --check SPEC...` takes several\n"
+    )
+    assert tree(spec.parent) == before
 
 
 def test_what_moved_says_where_it_is_from(spec: Path, run: Run) -> None:
@@ -301,7 +339,7 @@ def test_a_stage_of_another_version_makes_the_lock_stale_and_is_named(spec: Path
     run("lock", "tiny.yaml")
     rewrite(spec, lambda raw: raw["locked"]["stages"].update(draft=0))
     said = run("lock", "--check", "tiny.yaml", expect=1)
-    assert "  stages.draft: 0 in the lock, 1 in specc\n" in said
+    assert "  stages.draft: 0 in the lock, 2 in specc\n" in said
     assert "hint: `specc lock tiny.yaml` writes it anew" in said
     run("lock", "tiny.yaml")
     run("lock", "--check", "tiny.yaml")
@@ -471,5 +509,5 @@ def test_a_frozen_build_refuses_the_lock_of_other_code(spec: Path, run: Run) -> 
     rewrite(spec, lambda raw: raw["locked"]["stages"].update(draft=0))
     said = run("build", "--frozen", "tiny.yaml", expect=1)
     assert (
-        "the lock tiny.lock.json is stale, and `--frozen` was given\n  stages.draft: 0 in the lock, 1 in specc" in said
+        "the lock tiny.lock.json is stale, and `--frozen` was given\n  stages.draft: 0 in the lock, 2 in specc" in said
     )

@@ -106,20 +106,22 @@ def train_draft(stage: Stage, phase: Phase) -> None:
             text = f"epoch {epoch} of {plan.epochs}, loss {loss:.3f}, {rate_now:.0f} tokens/s"
             stage.progress(progress.step, plan.total, "steps", text)
         ends = progress.step == plan.total or place + 1 == len(plan.epoch(epoch))
+        if not (ends or progress.step == end or (save_every and progress.step % save_every == 0)):
+            continue
+        with clock("checkpoint"):
+            state = engine.state()
         if ends:
             with clock("validation"):
-                weights = engine.weights()
                 mean = math.fsum(progress.losses) / len(progress.losses)
                 if first:
+                    weights = {name: state[name] for name in initial}
                     progress.epochs.append({"epoch": epoch, "loss": mean, **validate(model(weights))})
                     if _best(progress.epochs, validated=bool(corpus.validation)) == epoch:
                         progress.best, best = epoch, weights
                 progress.losses = []
-        if ends or progress.step == end or (save_every and progress.step % save_every == 0):
-            with clock("checkpoint"):
-                state = engine.state()
-                if first:
-                    checkpoints.save(progress, state, best)
+        with clock("checkpoint"):
+            if first:
+                checkpoints.save(progress, state, best)
 
     engine.close()
     stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}

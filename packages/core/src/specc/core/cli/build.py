@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from specc.core import lock as locks
+from specc.core.cli.decisions import estimate_data, estimated
 from specc.core.cli.options import SPEC, as_json, minutes, print_json, words
 from specc.core.compiler import Compiled, Trust, compile_spec, with_results
 from specc.core.errors import Exit, SpeccError
@@ -22,7 +23,7 @@ from specc.core.execute import Reporter, build, machine_name, terminable
 from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
 from specc.core.lock import Lock
-from specc.core.plan import ROWS, Decision
+from specc.core.plan import ROWS, Decision, total
 
 
 @click.command("build", short_help="build what is missing")
@@ -44,6 +45,7 @@ def command(  # noqa: PLR0917 - click passes by name
     compiled = compile_spec(spec, trust=trust, machine=machine_name())
     if trust == "update":
         _record(compiled, {}, compiled.before)
+    expected = estimated(compiled)
     with terminable(), compiled.store.lease() as hold:
         done = build(
             compiled.plan(),
@@ -62,17 +64,21 @@ def command(  # noqa: PLR0917 - click passes by name
         if digest := found.get("evaluation"):
             compiled.store.require(digest, "evaluation")  # it is read below
         verdicts = judge(compiled, done)
+        built = [expected[name] for name, decision in done.items() if decision.action != "hit"]
+        said, seconds = total(built) if built else None, time.monotonic() - started
         if json:
             print_json(
                 {
                     "name": compiled.name,
                     "artifacts": {name: f"sha256:{digest}" for name, digest in found.items()},
                     "checks": [verdict.as_json() for verdict in verdicts],
-                    "seconds": round(time.monotonic() - started, 1),
+                    "seconds": round(seconds, 1),
+                    "estimate": estimate_data(said) if said else None,
                 }
             )
         else:
-            _summary(compiled, done, verdicts, time.monotonic() - started, stage)
+            took = f"took {minutes(seconds)}; the plan said {minutes(said.seconds)}" if said else None
+            _summary(compiled, done, verdicts, stage, took)
     return Exit.OK if all(verdict.met for verdict in verdicts) else Exit.INPUT
 
 
@@ -141,16 +147,16 @@ def _compare(compiled: Compiled, lock: Lock, found: dict[str, str]) -> None:
 
 
 def _summary(
-    compiled: Compiled, done: dict[str, Decision], verdicts: list[Verdict], seconds: float, stage: str | None
+    compiled: Compiled, done: dict[str, Decision], verdicts: list[Verdict], stage: str | None, took: str | None
 ) -> None:
-    """Say what came out: the checkpoint, what was measured, and how to serve it."""
-    fresh = [decision for decision in done.values() if decision.action != "hit"]
+    """Say what came out: the checkpoint, what it `took` if it was built, what was measured, and how to serve it."""
     last = done[stage] if stage else done.get("checkpoint") or list(done.values())[-1]
     digest = last.digest or ""
     path = compiled.store.path(digest)
-    verb = f"built in {minutes(seconds)}:" if fresh else "nothing to do:"
-    words(f"{verb} {last.stage.name} sha256:{digest}")
+    words(f"{'built' if took else 'nothing to do'}: {last.stage.name} sha256:{digest}")
     click.echo(_short(path))
+    if took:
+        words(f"  {took}")
     if (evaluation := done.get("evaluation")) is not None and evaluation.digest:
         for line in _measured(compiled, evaluation.digest):
             words(f"  {line}")

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from specc.core.errors import SpeccError, SpeccErrors
+from specc.core.cli.reports import FORMATS, Finding, Good, Report, each
+from specc.core.errors import Exit, SpeccError
 from specc.core.language import check
 
 
 @click.command("check")
 @click.argument("specs", nargs=-1, required=True, metavar="SPEC...", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print what was checked as JSON.")
-def command(specs: tuple[Path, ...], as_json: bool) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    help="Print what was found as words (the default), JSON, annotations of a GitHub workflow, or a SARIF log.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as `--format json`.")
+def command(specs: tuple[Path, ...], form: str | None, as_json: bool) -> int:
     """Check specs: their text, the schema, the rules between fields, and the files that they name.
 
     Nothing is run and no network is used, so a stranger's spec is safe to check. All errors are shown at once.
     """
-    errors: list[SpeccError] = []
-    good: list[dict[str, str]] = []
+    if as_json and form not in (None, "json"):
+        raise SpeccError(f"`--json` and `--format {form}` are two formats, and one is printed",
+                         hint="leave one of them out", code=Exit.USAGE)  # fmt: skip
+    chosen = FORMATS["json" if as_json else form or "text"]
+    report = _check(specs)
+    for item in report.good:
+        click.echo(f"ok: {item.file}", err=True)
+    said = chosen.render(report).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    click.echo(said, nl=False, err=chosen.words)
+    return report.code
+
+
+def _check(specs: tuple[Path, ...]) -> Report:
+    good: list[Good] = []
+    findings: list[Finding] = []
     for path in specs:
         try:
             checked = check(path, files=True)
-        except SpeccErrors as several:
-            errors += several.errors
         except SpeccError as error:
-            errors.append(error)
+            findings += [Finding(path, item) for item in each(error)]
         else:
-            good.append({"file": str(path), "name": checked.spec.name})
-            click.echo(f"ok: {path}", err=True)
-    if errors:
-        raise SpeccErrors(errors)
-    if as_json:
-        click.echo(json.dumps({"specs": good}, indent=2, ensure_ascii=False))
+            good.append(Good(str(path), checked.spec.name))
+    return Report(tuple(good), tuple(findings))

@@ -8,9 +8,10 @@ from typing import Final
 import click
 
 from specc.core import lock as locks
-from specc.core.cli.options import SPEC, as_json, print_json, words
+from specc.core.cli.options import as_json, print_json, words
+from specc.core.cli.reports import each
 from specc.core.compiler import PARTS, Part, compile_spec, describe, stale
-from specc.core.errors import Exit, SpeccError
+from specc.core.errors import Exit, SpeccError, SpeccErrors
 
 ALL: Final = "all"
 
@@ -35,8 +36,13 @@ def _no_part(arg: str) -> bool:
 
 
 @click.command("lock", cls=_Lock, short_help="pin everything that a rebuild needs")
-@SPEC
-@click.option("--check", "check_only", is_flag=True, help="Fail when the lock is missing or stale; write nothing.")
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC...", type=click.Path(path_type=Path))
+@click.option(
+    "--check",
+    "check_only",
+    is_flag=True,
+    help="Fail when a lock is missing or stale; write nothing. Takes several specs.",
+)
 @click.option(
     "--upgrade",
     "asked",
@@ -48,17 +54,18 @@ def _no_part(arg: str) -> bool:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would move; write nothing.")
 @as_json
-def command(spec: Path, check_only: bool, asked: tuple[str, ...], dry_run: bool, json: bool) -> int:
+def command(specs: tuple[Path, ...], check_only: bool, asked: tuple[str, ...], dry_run: bool, json: bool) -> int:
     """Write SPEC's lock beside it: every value, every file's sha256, every engine's version."""
     upgrade: list[Part] = [part for part in PARTS if part in asked or ALL in asked]
-    compiled = compile_spec(spec, upgrade=upgrade)
     if check_only:
-        if compiled.before is None:
-            raise SpeccError(f"there is no lock `{compiled.lock_path.name}`", hint=f"`specc lock {spec}` writes it")
-        if compiled.moved:
-            raise stale(compiled, "`--check` was given", upgrade)
-    writes = not (check_only or dry_run)
-    written = writes and locks.write(compiled.lock_path, compiled.lock)
+        return _check(specs, upgrade, json)
+    spec, *others = specs
+    if others:
+        raise SpeccError(f"`specc lock` writes one lock, and {len(specs)} specs were given",
+                         hint="lock them one by one; `specc lock --check SPEC...` takes several",
+                         code=Exit.USAGE)  # fmt: skip
+    compiled = compile_spec(spec, upgrade=upgrade)
+    written = not dry_run and locks.write(compiled.lock_path, compiled.lock)
     if json:
         moved = [{"path": item.path, "lock": item.lock, "spec": item.spec} for item in compiled.moved]
         print_json({"lock": str(compiled.lock_path), "written": written, "moved": moved})
@@ -67,8 +74,38 @@ def command(spec: Path, check_only: bool, asked: tuple[str, ...], dry_run: bool,
         words(f"  {describe(compiled, item)}")
     if dry_run:
         words("nothing was written (`--dry-run`)")
-    elif written:
-        words(f"locked {compiled.lock_path}")
     else:
-        words(f"{compiled.lock_path} is up to date")
+        words(f"locked {compiled.lock_path}" if written else _current(compiled.lock_path))
     return Exit.OK
+
+
+def _check(specs: tuple[Path, ...], upgrade: list[Part], json: bool) -> int:
+    """Say which locks are current; raises `SpeccErrors` with every one that is missing or stale."""
+    good: list[Path] = []
+    errors: list[SpeccError] = []
+    for spec in specs:
+        try:
+            good.append(_checked(spec, upgrade))
+        except SpeccError as error:
+            errors += each(error)
+    for path in good:
+        words(_current(path))
+    if errors:
+        raise SpeccErrors(errors)
+    if json:
+        print_json({"locks": [str(path) for path in good]})
+    return Exit.OK
+
+
+def _checked(spec: Path, upgrade: list[Part]) -> Path:
+    """Return where a spec's lock is; raises `SpeccError` unless it is there and current."""
+    compiled = compile_spec(spec, upgrade=upgrade)
+    if compiled.before is None:
+        raise SpeccError(f"there is no lock `{compiled.lock_path.name}`", hint=f"`specc lock {spec}` writes it")
+    if compiled.moved:
+        raise stale(compiled, "`--check` was given", upgrade)
+    return compiled.lock_path
+
+
+def _current(path: Path) -> str:
+    return f"{path} is up to date"

@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from specc.core.errors import SpeccError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 FILE: Final = "speculator.v1.schema.json"
 ID: Final = "urn:specc:schema:speculator:v1"
@@ -27,25 +30,34 @@ def build_schema() -> Schema:
     """
     from specc.core.language.models import Spec
 
-    raw = Spec.model_json_schema(by_alias=True)
-    definitions: Mapping[str, Schema] = raw.pop("$defs")
-    tree = _clean(raw, definitions)
-    return {"$schema": DRAFT, "$id": ID, "title": "A speculator, version 1 of the language", **tree}
+    return {"$schema": DRAFT, "$id": ID, "title": "A speculator, version 1 of the language", **tree_of(Spec)}
+
+
+def tree_of(model: type[BaseModel], mode: Literal["validation", "serialization"] = "validation") -> Schema:
+    """Return the schema of what a model takes, or of what it writes, without references."""
+    raw = model.model_json_schema(by_alias=True, mode=mode)
+    definitions: Mapping[str, Schema] = raw.pop("$defs", {})
+    return _clean(raw, definitions)
+
+
+def render(schema: Schema) -> str:
+    """Return a schema as it is published: indented, fields in the order of the models."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def render_schema() -> str:
-    """Return the schema as it is published: indented, fields in the order of the models."""
-    return json.dumps(build_schema(), indent=2, ensure_ascii=False) + "\n"
+    """Return the language's schema as it is published."""
+    return render(build_schema())
 
 
-def published_path() -> Path:
-    """Return where the published schema is: inside the package in a wheel, in `schema/` in a checkout."""
+def published_path(file: str = FILE) -> Path:
+    """Return where a published schema is: inside the package in a wheel, in `schema/` in a checkout."""
     here = Path(__file__).resolve().parent
-    candidates = [here / "published" / FILE, *(parent / "schema" / FILE for parent in here.parents[4:6])]
+    candidates = [here / "published" / file, *(parent / "schema" / file for parent in here.parents[4:6])]
     for path in candidates:
         if path.is_file():
             return path
-    raise SpeccError(f"the published schema `{FILE}` is not where specc was installed",
+    raise SpeccError(f"the published schema `{file}` is not where specc was installed",
                      hint="install specc again; in a checkout, `make schema` writes it")  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The lock: what a rebuild takes from outside or from defaults, and what builds found."""
 
 from specc.core.lock.engines import CLASSES, MachineClass, machine_class
-from specc.core.lock.lock import Lock, Locked, Moved, compare, engines, lock_path, read, write
+from specc.core.lock.lock import Lock, Locked, Moved, compare, engines, flat, lock_path, read, write
 
 __all__ = [
     "CLASSES",
@@ -11,6 +11,7 @@ __all__ = [
     "Moved",
     "compare",
     "engines",
+    "flat",
     "lock_path",
     "machine_class",
     "read",

@@ -122,7 +122,7 @@ def write(path: Path, lock: Lock) -> bool:
 
 def compare(old: Locked, new: Locked) -> list[Moved]:
     """Return what moved, in the order of the paths: values, then stage versions, then the engines."""
-    moved = _differences(_flat(old.values), _flat(new.values))
+    moved = _differences(flat(old.values), flat(new.values))
     moved += _differences(_prefixed("written", old.written), _prefixed("written", new.written)) if not moved else []
     moved += _differences(_prefixed("stages", old.stages), _prefixed("stages", new.stages))
     return moved + _differences(flatten({"engines": old.engines}), flatten({"engines": new.engines}))
@@ -134,13 +134,13 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Moved]:
     return [Moved(path, old.get(path), new.get(path)) for path in moved if path not in sections]  # null, not a section
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `{"a.0.b": value}` for a tree: lists of tables are taken apart, so that one hash is one difference."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for path, value in flatten(tree, prefix).items():
         tables = isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
-        flat |= _flat({str(index): item for index, item in enumerate(value)}, path) if tables else {path: value}
-    return flat
+        found |= flat({str(index): item for index, item in enumerate(value)}, path) if tables else {path: value}
+    return found
 
 
 def _prefixed(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:

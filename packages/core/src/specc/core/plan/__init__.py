@@ -1,5 +1,6 @@
-"""The plan: the graph of stages, their keys, and what each of them needs."""
+"""The plan: the graph of stages, their keys, what each of them needs and what it will take."""
 
+from specc.core.plan.estimate import Estimate, estimates, total
 from specc.core.plan.plan import (
     Change,
     Decision,
@@ -18,13 +19,16 @@ __all__ = [
     "ROWS",
     "Change",
     "Decision",
+    "Estimate",
     "Plan",
     "PlannedStage",
     "StageRow",
     "before",
     "decide",
     "decide_stage",
+    "estimates",
     "lineage",
     "lower",
     "stages",
+    "total",
 ]

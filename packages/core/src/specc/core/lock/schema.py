@@ -1,0 +1,198 @@
+"""The schema of the lock: its file as models, one of them the language's own with what `resolve` adds to a spec.
+
+Nothing is read through these models. The lock's reader is `specc.core.lock.lock`; they say to everyone else what is
+in the file, and hold for the lock of every release whose language is of the same version: what has a default may be
+absent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, cast
+
+from pydantic import ConfigDict, Field
+
+from specc.core.algorithms import Section
+from specc.core.language.models import Data, Evaluate, Source, Spec, Validation, Verifier
+from specc.core.language.schema import DRAFT, Schema, fields, tree_of
+
+FILE: Final = "lock.v1.schema.json"
+ID: Final = "urn:specc:schema:lock:v1"
+DISTRIBUTION: Final = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+"""A distribution's normalised name (https://packaging.python.org/en/latest/specifications/name-normalization)."""
+VERSION: Final = r"^[0-9][0-9a-z]*([.!+_-][0-9a-z]+)*$"
+"""A version that is one, and no range, option or address."""
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1)]
+Token = Annotated[int, Field(ge=0)]
+
+
+def _keys(pattern: str) -> Any:
+    """Return what a mapping's schema says of its keys."""
+    return Field(json_schema_extra={"propertyNames": {"pattern": pattern}})
+
+
+Files = Annotated[dict[str, Sha256], _keys(r"^[^/]")]
+Stages = Annotated[dict[str, Annotated[int, Field(ge=0)]], _keys("^[a-z_]+$")]
+Pins = Annotated[dict[str, Annotated[str, Field(pattern=VERSION)]], _keys(DISTRIBUTION)]
+Classes = Annotated[dict[str, Pins], _keys("^[a-z0-9_-]+$")]
+Digests = Annotated[dict[str, Sha256], _keys("^[a-z_]+$")]
+Results = Annotated[dict[str, Digests], _keys(r"^[a-z0-9_-]+-t[0-9]+-r[0-9x+]+$")]
+Written = Annotated[dict[str, Any], _keys(r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")]
+
+
+class LockedSource(Source):
+    """A data file and its bytes."""
+
+    sha256: Sha256
+    """sha256 of the file."""
+
+
+class LockedValidation(Validation):
+    """Rows that are held out of training."""
+
+    share: Annotated[float, Field(ge=0, le=0.5)]
+    """Share of the conversations that is held out; 0 where there are sources."""
+    sources: list[LockedSource]  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
+    """Files of conversations that are held out; none where there is a share."""
+
+
+class LockedData(Data):
+    """What the draft learns from."""
+
+    sources: Annotated[list[LockedSource], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
+    """Files of conversations."""
+    validation: LockedValidation  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride] - as above
+    """Rows that are held out of training."""
+
+
+class LockedEvaluate(Evaluate):
+    """Acceptance and losslessness, measured in vLLM on prompts that training never saw."""
+
+    prompts: Annotated[list[LockedSource], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
+    """Files of prompts."""
+
+
+class VerifierConfig(Section):
+    """What is read of a verifier's configuration, in transformers' words."""
+
+    model_config = ConfigDict(extra="allow")
+
+    architecture: str
+    """Class of the model."""
+    model_type: str
+    """Family of the model."""
+    hidden_size: Count
+    """Width of a hidden state."""
+    num_hidden_layers: Count
+    """Number of decoder layers."""
+    num_attention_heads: Count
+    """Number of query heads."""
+    num_key_value_heads: Count
+    """Number of key and value heads."""
+    head_dim: Count
+    """Width of one head."""
+    intermediate_size: Count
+    """Width of the feed-forward layers."""
+    vocab_size: Count
+    """Number of tokens of the vocabulary."""
+    max_position_embeddings: Count
+    """Longest context in tokens."""
+    rms_norm_eps: Annotated[float, Field(gt=0)]
+    """Term added to the norms' denominators."""
+    rope_parameters: dict[str, Any]
+    """Rotary embedding: its kind, its base, and what the kind asks for."""
+    tie_word_embeddings: bool
+    """Whether the output layer's weights are the embedding's."""
+    bos_token_id: Token | None
+    """Token that a text begins with, if there is one."""
+    eos_token_ids: list[Token]
+    """Tokens that end an answer, in ascending order."""
+
+
+class LockedVerifier(Verifier):
+    """The large model that is sped up, and all that is pinned of it."""
+
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None  # pyright: ignore[reportGeneralTypeIssues] - it has no default
+    """Commit of a hub id; null for a verifier that is no hub id."""
+    asked_revision: str | None = None
+    """Branch, tag or commit that the spec asks for."""
+    name: str
+    """Hub id, or the name of the folder or file."""
+    format: Literal["huggingface", "gguf"]
+    """How its files are read."""
+    files: Files
+    """sha256 of every file that is used, by its path inside the model."""
+    tokenizer_sha256: Sha256
+    """sha256 of what decides tokens: the tokenizer and its configuration without the chat template."""
+    chat_template_sha256: Sha256
+    """sha256 of the chat template."""
+    config: VerifierConfig
+    """What is read of its configuration."""
+
+
+class LockedInit(Section):
+    """What the lock adds to an algorithm's `init`, of whichever algorithm it is."""
+
+    files: Files
+    """sha256 of the files of the earlier speculator."""
+
+
+class Values(Spec):
+    """Every value of the resolved spec, defaults and derived ones included."""
+
+    verifier: LockedVerifier  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
+    """The large model that is sped up, and all that is pinned of it."""
+    data: LockedData  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
+    """What the draft learns from."""
+    evaluate: LockedEvaluate | None = None  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
+    """Acceptance and losslessness, measured in vLLM on held-out prompts; null without an evaluation."""
+    date: Annotated[str, Field(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+    """Date that a chat template may print."""
+
+
+class LockedPart(Section):
+    """What was decided."""
+
+    machine: Annotated[str, Field(alias="class", min_length=1)]
+    """Class of machine that is planned for unless another is asked for."""
+    written: Written
+    """The values that the spec states itself, by their dotted paths; all others are defaults or derived."""
+    values: Values
+    """Every value of the resolved spec."""
+    stages: Stages
+    """Version of each stage's code."""
+    engines: Classes
+    """Exact version of every engine, for each class of machine."""
+
+
+class LockFile(Section):
+    """What a rebuild takes from outside or from defaults, and what builds found."""
+
+    lock: Literal[1]
+    """Version of the lock's format; this page describes version 1."""
+    locked: LockedPart
+    """What was decided."""
+    results: Results
+    """sha256 of each stage's artifact, for each numerics class that the spec was built in."""
+
+
+def build_lock_schema() -> Schema:
+    """Return the lock's JSON Schema (Draft-07): a tree without references, every field described.
+
+    No field has a default: a lock that leaves one out was written by a release that did not know it.
+    """
+    tree = _without_defaults(tree_of(LockFile, "serialization"))
+    files = fields(tree_of(LockedInit))["files"][0]
+    for branch in fields(tree)["locked.values"][0]["properties"]["draft"]["allOf"]:
+        if (init := branch["then"]["properties"].get("init")) is not None:
+            init["properties"]["files"] = files
+            init["required"].append("files")
+    return {"$schema": DRAFT, "$id": ID, "title": "A lock, version 1", **tree}
+
+
+def _without_defaults(node: Any) -> Any:
+    if isinstance(node, dict):
+        items = cast("dict[str, Any]", node).items()
+        return {key: _without_defaults(value) for key, value in items if key != "default"}
+    return [_without_defaults(item) for item in cast("list[Any]", node)] if isinstance(node, list) else node
