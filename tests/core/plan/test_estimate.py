@@ -16,7 +16,9 @@ from specc.core import lock as locks
 from specc.core.contracts import Input, StageJob
 from specc.core.lock import CLASSES, machine_class
 from specc.core.plan import Plan, decide, estimates, lower, stages, total
-from specc.core.plan.estimate import ANSWER, FRAME, GFLOPS, LETTERS, SAMPLE, SHARE, START, Estimate
+from specc.core.plan.corpus import ANSWER, FRAME, LETTERS, SAMPLE
+from specc.core.plan.estimate import Estimate
+from specc.core.plan.rates import GFLOPS, SHARE, START
 from specc.core.resolve import restore
 from specc.core.store import Store
 from values import values

@@ -1,0 +1,202 @@
+"""How much data a spec has: rows and tokens, from artifacts where there are any, else from the start of its files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from specc.core.errors import SpeccError
+from specc.core.plan.plan import Plan, decide
+from specc.core.plan.stages import Values
+from specc.core.store import Store
+
+SAMPLE: Final = 1 << 18
+"""Bytes of a data file that are read; the rows of a longer one are its size over the sample's mean line."""
+
+_SPOKEN: Final = ("messages", "conversations", "prompt")
+_ANSWERS: Final = ("output", "response", "completion")
+_ASKING: Final = ("system", "user", "human")
+
+# `quickstart`, `full` and `bench` are named as in `specc.core.plan.rates`.
+
+LETTERS: Final = 4.0
+"""Bytes of text a token stands for: English in vocabularies of 32,000 tokens and more."""
+FRAME: Final = 14
+"""Tokens that a chat template puts around a message: full has 46 a row that are no answer, 18 of them text."""
+ANSWER: Final = 445
+"""Mean tokens of an answer that nothing cuts, if lengths are exponential: in full, three of four go past 128."""
+ASKED: Final = 72.0
+"""Bytes of a prompt whose file is not here: the mean of full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """How much data there is: rows, and tokens of prompts and answers of all of them together.
+
+    `text` are bytes of the sources' rows, `held` is the share of the rows that is for validation. `prompts` are the
+    evaluation's, `prompt` the tokens of one of them.
+    """
+
+    rows: float
+    text: float
+    asked: float
+    answered: float
+    held: float
+    prompts: float
+    prompt: float
+    complete: bool
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of all rows."""
+        return self.asked + self.answered
+
+    @property
+    def length(self) -> float:
+        """Mean tokens of a row."""
+        return self.tokens / max(1.0, self.rows)
+
+
+def indexes(plan: Plan, store: Store | None) -> dict[str, dict[str, Any]]:
+    """Return `index.json` of those artifacts of the plan that are in the store."""
+    if store is None:
+        return {}
+    there = {item.stage.name: item.digest for item in decide(plan, store) if item.digest}
+    return {name: read_json(store, digest, "index.json") for name, digest in there.items()}
+
+
+def read_json(store: Store, digest: str, name: str) -> dict[str, Any]:
+    """Return a file of an artifact, empty if it is not there or is none."""
+    try:
+        return dict[str, Any](json.loads((store.path(digest) / name).read_bytes()))
+    except (SpeccError, OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def count(values: Values, files: Mapping[str, Path], indexes: Mapping[str, Mapping[str, Any]]) -> Corpus:
+    """Count rows and tokens: what artifacts say goes before what files say."""
+    data, evaluate = values["data"], values.get("evaluate")
+    conversations, responses, tokens = (indexes.get(name, {}) for name in ("conversations", "responses", "tokens"))
+    sources, apart = _texts(data["sources"], files), _texts(data["validation"]["sources"], files)
+    prompts, texts = _texts(evaluate["prompts"] if evaluate else (), files), [*sources, *apart]
+    counted = next(filter(None, (number(index.get("rows")) for index in (tokens, responses, conversations))), None)
+    if counted and not sum(text.rows for text in texts):
+        texts = [Text(rows=counted)]
+    rows = sum(text.rows for text in texts)
+    scale = (counted or rows) / rows if rows else 0.0
+
+    generated, length = data["responses"]["from"] == "verifier", data["sequence_length"]
+    mean = mean_answer(data["responses"]["max_tokens"])
+    asked = [min(length, text.prompt) for text in texts]
+    wanted = [text.turns * mean if generated else text.answered / LETTERS for text in texts]
+    given = [min(length - prompt, answer) for prompt, answer in zip(asked, wanted, strict=True)]
+    prompted, answered = (
+        scale * sum(text.rows * count for text, count in zip(texts, counts, strict=True)) for counts in (asked, given)
+    )
+    answered = number(responses.get("tokens")) or answered
+    if every := number(tokens.get("tokens")):
+        shards: list[Any] = [shard for shard in tokens.get("shards", ()) if isinstance(shard, dict)]
+        answered = min(every, sum(number(shard.get("trained_tokens")) or 0.0 for shard in shards))
+        prompted = every - answered
+    held = sum(text.rows for text in apart) / rows if apart and rows else data["validation"]["share"]
+    if split := number(conversations.get("rows")):
+        held = (number(conversations.get("validation")) or 0.0) / split
+    return Corpus(
+        rows=rows * scale,
+        text=sum(text.rows * text.line for text in texts) * scale,
+        asked=prompted,
+        answered=answered,
+        held=held,
+        prompts=sum(text.rows for text in prompts),
+        prompt=_mean([(text.rows, text.prompt) for text in prompts]),
+        complete=all(text.known for text in prompts) and (bool(counted) or all(text.known for text in texts)),
+    )
+
+
+def mean_answer(limit: int) -> float:
+    """Return the mean tokens of an answer that is cut at `limit`: E[min(X, limit)] of an exponential X."""
+    return ANSWER * -math.expm1(-limit / ANSWER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """What is in a data file: rows, and means over them: bytes of a line, of what is asked and answered; user turns."""
+
+    rows: float
+    line: float = ASKED
+    asked: float = ASKED
+    answered: float = 0.0
+    turns: float = 1.0
+    known: bool = True
+
+    @property
+    def prompt(self) -> float:
+        """Tokens of a row but for its answers."""
+        return self.asked / LETTERS + 2 * FRAME * self.turns
+
+
+def _texts(items: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> list[Text]:
+    return [_text(item.get("rows"), files.get(item["file"])) for item in items]
+
+
+def _text(limit: int | None, path: Path | None) -> Text:
+    """Look into the start of a data file of which `limit` rows are taken."""
+    try:
+        size, sample = (path.stat().st_size, _start(path)) if path else (0, b"")
+    except OSError:
+        size, sample = 0, b""
+    lines = [line for line in sample.split(b"\n")[: None if size <= SAMPLE else -1] if line.strip()] or [sample]
+    if not sample:
+        return Text(rows=limit or 0, known=limit is not None)
+    line = sum(len(line) + 1 for line in lines) / len(lines)
+    rows = len(lines) if size <= SAMPLE else size / line
+    said = [_said(line) for line in lines]
+    turns, asked, answered = (sum(column) / len(said) for column in zip(*said, strict=True))
+    return Text(rows=min(rows, limit or rows), line=line, asked=asked, answered=answered, turns=turns)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(SAMPLE)
+
+
+def _said(line: bytes) -> tuple[int, int, int]:
+    """Return a row's user turns, letters that are asked and letters that are answered; a line of no known shape asks.
+
+    The shapes are those of `specc.datagen.shapes`, which says what is wrong with a row: here nothing is.
+    """
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        return 1, len(line), 0
+    fields: dict[str, Any] = row
+    spoken: Any = next((fields[name] for name in _SPOKEN if isinstance(fields.get(name), list)), None)
+    if spoken is None:
+        answered = sum(_letters(fields.get(name)) for name in _ANSWERS)
+        return 1, sum(map(_letters, fields.values())) - answered, answered
+    turns: list[dict[str, Any]] = [turn for turn in spoken if isinstance(turn, dict)]
+    asking = [turn for turn in turns if turn.get("role", turn.get("from")) in _ASKING]
+    asked, every = (sum(_letters(turn.get("content", turn.get("value"))) for turn in some) for some in (asking, turns))
+    return max(1, sum(turn.get("role", turn.get("from")) != "system" for turn in asking)), asked, every - asked
+
+
+def _letters(value: object) -> int:
+    return len(value) if isinstance(value, str) else 0
+
+
+def _mean(weighted: list[tuple[float, float]]) -> float:
+    weight = sum(count for count, _ in weighted)
+    return sum(count * value for count, value in weighted) / weight if weight else 0.0
+
+
+def number(value: object) -> float | None:
+    """Return what is a positive number as one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        return None
+    return float(value)

@@ -1,0 +1,202 @@
+"""What a stage computes and writes: tokens, floating-point operations and bytes, by arithmetic over resolved values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from specc.core.algorithms import algorithm
+from specc.core.files import DTYPE_BITS
+from specc.core.plan.corpus import Corpus, mean_answer
+from specc.core.plan.stages import Values
+
+WIDTH: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+# `quickstart`, `full` and `bench` are named as in `specc.core.plan.rates`.
+
+ACCEPTED: Final = 2.0
+"""Mean acceptance length that evaluations are reckoned with: full has 2.19."""
+UNTRAINED: Final = 16
+"""Prompts that the evaluation gives to the untrained draft."""
+
+
+def _body(config: Values) -> int:
+    """Return the weights of a verifier's decoder layers."""
+    hidden, size = config["hidden_size"], config["head_dim"]
+    query, value = config["num_attention_heads"] * size, config["num_key_value_heads"] * size
+    return config["num_hidden_layers"] * hidden * (2 * query + 2 * value + 3 * config["intermediate_size"])
+
+
+def head_size(config: Values) -> int:
+    """Return the weights of a verifier's head."""
+    return config["vocab_size"] * config["hidden_size"]
+
+
+def _attention(config: Values, length: float, layers: int) -> float:
+    """Return the operations a token for scores and sums of values, its context being half of `length` in the mean."""
+    return 2 * length * config["num_attention_heads"] * config["head_dim"] * layers
+
+
+def _forward(config: Values, length: float) -> float:
+    """Return the operations a token of a verifier without its head."""
+    return 2 * _body(config) + _attention(config, length, config["num_hidden_layers"])
+
+
+def _responses(values: Values, corpus: Corpus) -> float:
+    config = values["verifier"]["config"]
+    return corpus.tokens * _forward(config, corpus.length) + corpus.answered * 2 * head_size(config)
+
+
+def _hidden_states(values: Values, corpus: Corpus) -> float:
+    return corpus.tokens * _forward(values["verifier"]["config"], corpus.length)
+
+
+def learnt_shapes(values: Values) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the draft's tensors that are learnt."""
+    draft = values["draft"]
+    tensors = algorithm(draft["algorithm"]).layout(draft, values["verifier"]["config"])
+    return {tensor.name: tensor.shape for tensor in tensors if tensor.origin == "trained"}
+
+
+def _passes(values: Values, corpus: Corpus) -> float:
+    """Return how often training sees its rows."""
+    train = values["train"]
+    wanted = [train["epochs"]] if train["epochs"] else []
+    if train["steps"]:
+        wanted.append(train["steps"] * train["batch_tokens"] / max(1.0, _learnt(corpus)))
+    return min(wanted, default=0.0)
+
+
+def _learnt(corpus: Corpus) -> float:
+    """Return the rows that an epoch sees: a document's positions but for the last two, which propose nothing."""
+    return max(0.0, corpus.tokens - 2 * corpus.rows) * (1 - corpus.held)
+
+
+def rows_seen(values: Values, corpus: Corpus) -> float:
+    """Return the rows of all steps of training."""
+    return _learnt(corpus) * _passes(values, corpus)
+
+
+def _draft(values: Values, corpus: Corpus) -> float:
+    """Return the operations of training, as `specc.train.models.eagle3` computes.
+
+    At the first step all rows go through all layers but the last, of which those without a target make keys and values
+    alone; later steps have the rows with a target. What is learnt costs 6 a weight (forward, gradients of inputs and
+    weights), the fusion of frozen states 4, and the frozen head 2 for the verifier and 4 for each step of the draft.
+    """
+    draft, config, passes = values["draft"], values["verifier"]["config"], _passes(values, corpus)
+    steps, trained = draft["ttt"]["steps"], learnt_shapes(values)
+    size = {name: math.prod(shape) for name, shape in trained.items() if len(shape) == 2}
+    last = f"layers.{draft['layers'] - 1}"
+    fuse = size["fc.weight"]
+    layers = sum(size.values()) - fuse
+    tail = sum(count for name, count in size.items() if name.startswith(f"{last}.") and not _is_memory(name))
+    head = draft["vocabulary"] * config["hidden_size"]
+    window = min(corpus.length, draft["sliding_window"] or corpus.length)
+    attention = _attention(config, window, draft["layers"])
+    row = (6 if draft["fc_norm"] else 4) * fuse + 6 * (layers - tail)
+    target = 6 * (tail + (steps - 1) * layers) + steps * 3.5 * attention + (2 + 4 * steps) * head
+    learnt = rows_seen(values, corpus) * row + corpus.answered * (1 - corpus.held) * passes * target
+    # Validation, before the first epoch too: losses at targets, and the draft's guesses from every row.
+    guessed = 2 * (fuse + steps * (layers + head)) + steps * attention
+    checked = corpus.held * (passes + 1) * (corpus.tokens * guessed + corpus.answered * (guessed + 2 * head))
+    return learnt + checked + _orthogonal(values, corpus, trained.values())
+
+
+def _is_memory(name: str) -> bool:
+    return name.endswith(("k_proj.weight", "v_proj.weight"))
+
+
+def _orthogonal(values: Values, corpus: Corpus, shapes: Iterable[tuple[int, ...]]) -> float:
+    """Return the operations of Muon's directions: five iterations of three products for each matrix and step."""
+    train = values["train"]
+    if train["optimizer"]["name"] != "muon":
+        return 0.0
+    steps = rows_seen(values, corpus) / train["batch_tokens"]
+    pairs = [(min(shape), max(shape)) for shape in shapes if len(shape) == 2]
+    return steps * 5 * sum(4 * low * low * high + 2 * low**3 for low, high in pairs)
+
+
+def _evaluation(values: Values, corpus: Corpus) -> float:
+    """Return the operations of all answers with and without the draft, twice for the lossless prompts, and a replay."""
+    config, drafted = values["verifier"]["config"], values["export"]["speculative_tokens"]
+    answer, length = _evaluated(values), corpus.prompt + _evaluated(values)
+    read, write = _forward(config, length), _forward(config, length) + 2 * head_size(config)
+    draft = sum(math.prod(shape) for shape in learnt_shapes(values).values())
+    guess = 2 * (draft + values["draft"]["vocabulary"] * config["hidden_size"])
+    plain = corpus.prompt * read + answer * write
+    speculative = corpus.prompt * read + answer / ACCEPTED * ((drafted + 1) * write + drafted * guess)
+    untrained = corpus.prompt * read + answer * ((drafted + 1) * write + drafted * guess)
+    again = min(values["evaluate"]["lossless_prompts"], corpus.prompts)
+    both = (corpus.prompts + again) * (plain + speculative)
+    return both + min(UNTRAINED, corpus.prompts) * untrained + corpus.prompts * length * read
+
+
+def _evaluated(values: Values) -> float:
+    """Return the mean tokens of an evaluation's answer."""
+    return mean_answer(values["evaluate"]["max_tokens"])
+
+
+def _written(values: Values, corpus: Corpus) -> float:
+    """Return the tokens of all answers of an evaluation."""
+    again = min(values["evaluate"]["lossless_prompts"], corpus.prompts)
+    return (2 * (corpus.prompts + again) + min(UNTRAINED, corpus.prompts)) * _evaluated(values)
+
+
+COSTS: Final[Mapping[str, Callable[[Values, Corpus], float]]] = {
+    "responses": _responses,
+    "hidden_states": _hidden_states,
+    "draft": _draft,
+    "evaluation": _evaluation,
+}
+"""FLOPs of the stages that run a model; each reads only what is in its stage's own parameters."""
+
+TOKENS: Final[Mapping[str, Callable[[Values, Corpus], float]]] = {
+    "responses": lambda _, corpus: corpus.answered,
+    "tokens": lambda _, corpus: corpus.tokens,
+    "hidden_states": lambda _, corpus: corpus.tokens,
+    "draft": rows_seen,
+    "evaluation": _written,
+}
+"""Tokens of a stage, counted as its run record counts them."""
+
+# Disk
+
+
+def sizes(values: Values, files: Mapping[str, Path], corpus: Corpus) -> dict[str, float]:
+    """Return the bytes of every stage's artifact."""
+    verifier, draft = values["verifier"], values["draft"]
+    config, captured = verifier["config"], len(draft["hidden_state_layers"]) + 1
+    rows = corpus.text + 190 * corpus.rows  # beside a source's own bytes, a row has its hash and where it is from
+    bits = {**DTYPE_BITS, "draft": 8 * WIDTH[values["export"]["dtype"]]}
+    tensors = algorithm(draft["algorithm"]).layout(draft, config)
+    learnt = sum(math.prod(shape) for shape in learnt_shapes(values).values())
+    return {
+        "verifier": _copied(verifier, files) or weight_bytes(verifier),
+        "conversations": rows,
+        "responses": rows + 5 * corpus.answered + 40 * corpus.rows,
+        "tokens": 5 * corpus.tokens + 19 * corpus.rows,  # an id and its mask; a row's place
+        "vocabulary": 8 * draft["vocabulary"] + config["vocab_size"],
+        "hidden_states": corpus.tokens * captured * config["hidden_size"] * WIDTH[verifier["dtype"]],
+        "draft": 2 * 4 * learnt,  # in fp32, the best epoch's and the first
+        "checkpoint": sum(math.prod(tensor.shape) * bits[tensor.dtype] / 8 for tensor in tensors),
+        "evaluation": 2000,
+    }
+
+
+def _copied(verifier: Values, files: Mapping[str, Path]) -> float | None:
+    """Return the bytes of a verifier whose files are taken as they are; None where they are not, or not here."""
+    try:
+        found = sum(files[f"verifier/{name}"].stat().st_size for name in verifier["files"])
+    except (KeyError, OSError):
+        return None
+    return found if verifier["format"] == "huggingface" else None
+
+
+def weight_bytes(verifier: Values) -> int:
+    """Return the bytes of a verifier's weights in its dtype."""
+    config = verifier["config"]
+    ends = head_size(config) * (1 if config["tie_word_embeddings"] else 2)
+    return WIDTH[verifier["dtype"]] * (_body(config) + ends)

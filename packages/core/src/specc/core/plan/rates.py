@@ -1,0 +1,200 @@
+"""How fast this machine is: by its own earlier runs, or by declared numbers."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from specc.core.contracts import Manifest
+from specc.core.errors import SpeccError
+from specc.core.lock import MachineClass
+from specc.core.plan.corpus import Corpus, number, read_json
+from specc.core.plan.costs import COSTS, WIDTH, head_size, learnt_shapes, rows_seen, weight_bytes
+from specc.core.plan.plan import PlannedStage
+from specc.core.plan.stages import Values
+from specc.core.store import Store
+
+_HARDWARE: Final = ("device", "isa", "threads", "ranks")
+
+# Declared numbers. `quickstart` is the build of specs/quickstart.yaml on two idle cores of the class `cpu-avx512_bf16`,
+# which README.md has a table of; `full` a build with 8,743 of the prompts in specs/prompts, 1,370,063 tokens, on the
+# same cores while they did other work; `bench` are the files of tools/bench/results.
+
+GFLOPS: Final[Mapping[str, tuple[float, float]]] = {
+    # sustained by the layers of a verifier that reads, in bf16 and in fp32: of one core, or of a GPU
+    "cpu-amx": (614, 140),  # twice the next one in bf16: 30 % of 1,024 operations a cycle at 2 GHz, not measured by us
+    "cpu-avx512_bf16": (307, 140),  # quickstart: 2,818 tokens/s; in fp32 less by 196 to 431 (bench-train, `gflops`)
+    "cpu-avx512": (140, 140),  # the same in fp32: without such instructions oneDNN computes bf16 products in fp32
+    "cpu-avx2": (70, 70),  # half of that: registers are half as wide
+    "cuda": (208_000, 13_000),  # two thirds of what NVIDIA states for an A100, not measured by us
+}
+SHARE: Final[Mapping[str, float]] = {
+    # of that rate, reached by a stage; all from quickstart
+    "responses": 0.70,  # 1,191 tokens/s, prompts being read besides
+    "hidden_states": 1.0,
+    "draft": 0.55,  # 202 s with validation and start
+    "evaluation": 0.33,  # 105 s with all starts, in batches of 16
+}
+START: Final[Mapping[str, Mapping[str, float]]] = {
+    # seconds before the first token, by device; of CUDA, where vLLM compiles and captures graphs, not measured by us
+    "responses": {"cpu": 12, "cuda": 60},  # quickstart: 105 s, 93 s of them at 1,191 tokens/s
+    "hidden_states": {"cpu": 12, "cuda": 60},  # quickstart: 68 s, 54 s of them at 2,818 tokens/s
+    "draft": {"cpu": 6, "cuda": 20},  # bench-scale: 9.8 s and 41.8 s for 1,200 and 12,000 rows
+    "evaluation": {"cpu": 32, "cuda": 300},  # the same first start, and four more at 5 s
+}
+BYTES: Final[Mapping[str, float]] = {
+    # a second, of the artifact; of `vocabulary`, of the tokens that it counts
+    "verifier": 100e6,  # full: 269 MB out of a GGUF file in 2.6 s; a copy takes less
+    "conversations": 18e6,  # bench-scale: 12,000 rows in 0.27 s
+    "tokens": 2.4e6,  # full: 7 MB in 2.9 s
+    "vocabulary": 32e6,  # full: those 7 MB in 0.22 s
+    "checkpoint": 55e6,  # full: 76 MB in 1.4 s
+}
+PYTHON: Final = 42_000_000
+"""Resident bytes of a stage without an engine: bench-scale, `conversations`."""
+VLLM: Final = 850_000_000
+"""Of vLLM with next to no model: bench-scale, `hidden_states`."""
+TRAINER: Final = 714_000_000
+"""Of torch and DeepSpeed with next to no model: bench-scale, `draft`."""
+CACHE: Final[Mapping[str, int]] = {"cpu": 2 << 30, "cuda": 8 << 30}
+"""Of vLLM's cache of keys and values at most: what the data stages ask for."""
+CACHED: Final = 256
+"""Sequences that have a place in that cache."""
+
+
+def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[str, float]) -> float:
+    """Return a process's peak resident bytes.
+
+    Those of hidden states that training has mapped are not counted: the kernel takes them back when it needs them.
+    """
+    verifier, draft = values["verifier"], values["draft"]
+    config, weights = verifier["config"], weight_bytes(verifier)
+    if name in ("responses", "hidden_states", "evaluation"):
+        heads = config["num_key_value_heads"] * config["head_dim"]
+        place = 2 * config["num_hidden_layers"] * heads * WIDTH[verifier["dtype"]]
+        cache = min(CACHE[machine.device], CACHED * values["data"]["sequence_length"] * place)
+        again = 2 * weights + disks["checkpoint"] if name == "evaluation" else 0  # the fp32 answers
+        return VLLM + weights + cache + again
+    if name == "draft":
+        learnt = sum(math.prod(shape) for shape in learnt_shapes(values).values())
+        ends = 2 * head_size(config) * WIDTH[verifier["dtype"]]
+        wide = 12 * config["hidden_size"] + 4 * draft["intermediate_size"]  # a row's kept activations at each step
+        rows = values["train"]["batch_tokens"] * draft["ttt"]["steps"] / ranks(values, name)
+        return TRAINER + ends + 18 * learnt + 2 * rows * wide
+    whole = {"verifier": 2.0 if verifier["format"] == "gguf" else 0.0, "checkpoint": 4.0}
+    return PYTHON + whole.get(name, 0.0) * disks[name]
+
+
+def ranks(values: Values, name: str) -> int:
+    """Return the processes that a stage has on this machine, at most."""
+    ranks: Any = values["runtime"]["train"]["ranks"] if name == "draft" else 1
+    return ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)
+
+
+def declared(name: str, values: Values, machine: MachineClass, amount: float, flops: float | None) -> float:
+    """Return a stage's seconds at declared rates."""
+    if flops is None:
+        return amount / BYTES[name]
+    narrow, wide = GFLOPS[machine.name]
+    exact = values["train"]["precision"] == "fp32" if name == "draft" else values["verifier"]["dtype"] == "float32"
+    cores = (1 if machine.device == "cuda" else values["runtime"]["threads"]) * ranks(values, name)
+    return START[name][machine.device] + flops / (1e9 * SHARE[name] * (wide if exact else narrow) * cores)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An earlier run of a stage on this machine: how its artifact came about, and its record.
+
+    `start` are seconds in which it did none of its work, `busy` those in which it did `amount`: tokens, or bytes where
+    there is no model.
+    """
+
+    manifest: Manifest
+    record: Mapping[str, Any]
+    start: float
+    busy: float
+    amount: float
+
+    def likeness(self, stage: PlannedStage) -> tuple[bool, bool, bool, int]:
+        """Return what the most similar run has the most of: the code's version, the verifier, all values, newness."""
+        then = {name: value for name, value in self.manifest.params.items() if name != "stages"}
+        verifier = _verifier_of(then) == _verifier_of(stage.row.params)
+        newness = self.record.get("order", 0)
+        return self.manifest.version == stage.row.version, verifier, then == stage.row.params, newness
+
+    def memory(self, stage: PlannedStage) -> int | None:
+        """Return its peak resident bytes, where the same code had the same values, if other data."""
+        peak = number(self.record.get("peak_rss"))
+        return round(peak) if peak and all(self.likeness(stage)[:3]) else None
+
+
+def _verifier_of(params: Values) -> Any:
+    verifier: Any = params.get("verifier")
+    return (verifier.get("config"), verifier.get("dtype")) if isinstance(verifier, dict) else None
+
+
+def runs_here(store: Store | None, machine: MachineClass) -> dict[str, list[Run]]:
+    """Return the store's runs on this machine, by stage; none if they say that it is of another class."""
+    if store is None:
+        return {}
+    found: dict[str, list[Run]] = {}
+    classes = set[tuple[Any, Any]]()
+    for manifest in store.indexed():
+        record = store.record(manifest.key)
+        if record.get("host") != platform.node() or (seconds := number(record.get("seconds"))) is None:
+            continue
+        if "isa" in manifest.facets:
+            classes.add((manifest.facets.get("device"), manifest.facets["isa"]))
+        work = _work(store, manifest, record, seconds)
+        if work and work[1] > 0 and work[2] > 0:
+            found.setdefault(manifest.stage, []).append(Run(manifest, record, *work))
+    return found if not classes or (machine.device, machine.isa) in classes else {}
+
+
+def _work(
+    store: Store, manifest: Manifest, record: Mapping[str, Any], seconds: float
+) -> tuple[float, float, float] | None:
+    """Return a run's start, busy seconds and amount; None if it does not say."""
+    if manifest.stage == "evaluation":
+        return 0.0, seconds, number(read_json(store, manifest.digest, "evaluation.json").get("prompts")) or 0.0
+    if manifest.stage not in COSTS:
+        counted = manifest
+        if manifest.stage == "vocabulary":
+            try:
+                counted = store.manifest(manifest.inputs["tokens"])
+            except (SpeccError, KeyError):
+                return None
+        return 0.0, seconds, counted.size
+    rate, tokens, parts = (record.get(name) for name in ("tokens_per_second", "tokens", "parts"))
+    speed, count = number(rate) or 0.0, number(tokens)
+    if isinstance(parts, dict):
+        spent: dict[str, Any] = parts
+        start, *busy = (number(spent.get(part)) or 0.0 for part in ("start", "step", "data"))
+        return start, seconds - start, speed * sum(busy)
+    return (max(0.0, seconds - count / speed), count / speed, count) if count and speed else None
+
+
+def most_similar(stage: PlannedStage, runs: list[Run]) -> Run | None:
+    """Return the run to measure by: on the same device with the same instructions, threads and ranks."""
+    wanted = {name: stage.facets[name] for name in _HARDWARE if name in stage.facets}
+    same = [run for run in runs if {name: run.manifest.facets.get(name) for name in wanted} == wanted]
+    return max(same, key=lambda run: run.likeness(stage), default=None)
+
+
+def scaled(run: Run, stage: PlannedStage, corpus: Corpus, amount: float, flops: float | None) -> float | None:
+    """Return seconds at the rate of a run: by amount, and by what its own values would cost on this much data."""
+    cost, then = COSTS.get(stage.name), run.manifest.params
+    if cost is None or flops is None:
+        return run.busy * amount / run.amount
+    if stage.name == "evaluation":
+        amount = corpus.prompts
+    try:
+        before = cost(then, corpus)
+        if stage.name == "draft":  # more epochs are more tokens already
+            before *= rows_seen(stage.row.params, corpus) / rows_seen(then, corpus)
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError, SpeccError):
+        return None  # of an older release, whose values are others
+    return run.start + run.busy * amount / run.amount * (flops / before if before else 1.0)
