@@ -332,7 +332,7 @@ def test_every_stage_of_a_shipped_spec_has_an_estimate(name: str, root: Path) ->
 
 
 def test_declared_rates_give_what_the_quickstart_took_where_they_were_measured(root: Path) -> None:
-    """README.md, `What was measured`: 105, 68, 202 and 105 s on two idle cores of this class."""
+    """README.md, `What was measured`, last column: 105, 68, 202 and 105 s on two idle cores of this class."""
     lock = locks.read(root / "specs/quickstart.lock.json")
     assert lock is not None
     resolved = restore(asdict(lock.locked), base=root / "specs")
