@@ -105,6 +105,15 @@ class Project:
         return folder
 
 
+def write_verifier(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write a verifier that can be locked and not run."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "model.safetensors").write_bytes(b"weights that locking never reads as such")
+
+
 def make_project(folder: Path, store: Path | None = None) -> Project:
     """Write the project's files; the store is below it unless another place is given."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from projects import BUILT, make_project
+from projects import BUILT, make_project, write_verifier
 from projects import SPEC as SMALL
 from specc.core.cli import main
 
@@ -33,12 +33,7 @@ CONFIG = {
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A spec whose verifier can be locked and not run."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    (folder / "model.safetensors").write_bytes(b"weights that locking never reads as such")
+    write_verifier(tmp_path / "tiny", CONFIG)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
     (tmp_path / "tiny.yaml").write_text(SPEC)
     monkeypatch.chdir(tmp_path)

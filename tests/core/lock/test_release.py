@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from projects import write_verifier
+
 SPEC = """\
 version: 1
 name: tiny
@@ -107,11 +109,7 @@ def today(root: Path) -> Path:
 @pytest.fixture
 def project(tmp_path: Path, release: Callable[..., Path], today: Path) -> Project:
     """A spec that today's release has locked."""
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny/config.json").write_text(json.dumps(CONFIG))
-    (tmp_path / "tiny/tokenizer.json").write_text("{}")
-    (tmp_path / "tiny/chat_template.jinja").write_text("{{ messages }}")
-    (tmp_path / "tiny/model.safetensors").write_bytes(b"weights that locking never reads as such")
+    write_verifier(tmp_path / "tiny", CONFIG)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
     (tmp_path / "tiny.yaml").write_text(SPEC)
     project = Project(tmp_path, release)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator
 
+from projects import write_verifier
 from specc.core.algorithms import ALGORITHMS
 from specc.core.cli import main
 from specc.core.compiler import compile_spec, with_results
@@ -104,12 +105,7 @@ SPECS = {
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the specs name."""
-    verifier = tmp_path / "tiny"
-    verifier.mkdir()
-    (verifier / "config.json").write_text(json.dumps(CONFIG))
-    (verifier / "tokenizer.json").write_text("{}")
-    (verifier / "chat_template.jinja").write_text("{{ messages }}")
-    (verifier / "model.safetensors").write_bytes(b"weights that locking never reads as such")
+    write_verifier(tmp_path / "tiny", CONFIG)
     for name in ("prompts.jsonl", "held-out.jsonl"):
         (tmp_path / name).write_text(json.dumps({"prompt": name}) + "\n")
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from specc.core.errors import SpeccError
 from specc.core.execute import machine_name
 from specc.core.language import Document, check
 from specc.core.lock import Lock, Locked, MachineClass, Moved, machine_class
-from specc.core.plan import Plan, lower, stages
+from specc.core.plan import Estimate, Plan, estimates, lower, stages
 from specc.core.resolve import ResolvedSpec, resolve, restore
 from specc.core.store import Store
 
@@ -56,6 +56,10 @@ class Compiled:
     def plan(self) -> Plan:
         """Lower the locked values."""
         return lower(self.lock.locked.values, self.machine)
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Return what each stage will take on the machine that is planned for."""
+        return estimates(self.lock.locked.values, self.machine, self.store, self.resolved.files)
 
     def where(self, path: str) -> str | None:
         """Return `file:line` of the value at a dotted path if the user wrote it."""

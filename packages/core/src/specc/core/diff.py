@@ -29,6 +29,10 @@ from specc.core.store import Store
 
 LOCK: Final = ".lock.json"
 
+Kind = Literal["value", "engine", "version"]
+Moved = tuple[Kind, str, Any, Any]
+"""What differs: its kind, its path, and both values."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -67,7 +71,7 @@ class Side:
 class Difference:
     """A value, an engine or a stage's code that differs; None where it is absent. `stages` are those that name it."""
 
-    kind: Literal["value", "engine", "version"]
+    kind: Kind
     path: str
     before: Any
     after: Any
@@ -250,9 +254,9 @@ def _files(document: Document, name: str) -> list[str]:
     return [name, locks.lock_path(Path(name)).as_posix(), *(one for one in beside if ".." not in Path(one).parts)]
 
 
-def _locked(old: Lock, new: Lock) -> list[tuple[Literal["value", "engine", "version"], str, Any, Any]]:
+def _locked(old: Lock, new: Lock) -> list[Moved]:
     """Return what differs between two locks; of the engines, those of the classes that both were made for."""
-    found: list[tuple[Literal["value", "engine", "version"], str, Any, Any]] = []
+    found: list[Moved] = []
     classes = {old.locked.machine, new.locked.machine}
     for moved in locks.compare(replace(old.locked, written={}), replace(new.locked, written={})):
         head, _, rest = moved.path.partition(".")
@@ -265,16 +269,14 @@ def _locked(old: Lock, new: Lock) -> list[tuple[Literal["value", "engine", "vers
     return found
 
 
-def _of_rows(
-    before: Side, after: Side, common: set[str]
-) -> list[tuple[Literal["value", "engine", "version"], str, Any, Any]]:
+def _of_rows(before: Side, after: Side, common: set[str]) -> list[Moved]:
     """Return what differs in the keys of the stages that both sides have, each once."""
-    found: dict[tuple[Literal["value", "engine", "version"], str], tuple[Any, Any]] = {}
+    found: dict[tuple[Kind, str], tuple[Any, Any]] = {}
     for name in common:
         old, new = before.rows[name], after.rows[name]
         if old.version != new.version:
             found["version", name] = (old.version, new.version)
-        tables: tuple[tuple[Literal["value", "engine"], Mapping[str, Any], Mapping[str, Any]], ...] = (
+        tables: tuple[tuple[Kind, Mapping[str, Any], Mapping[str, Any]], ...] = (
             ("value", old.values, new.values), ("engine", old.facets, new.facets),
         )  # fmt: skip
         for kind, one, other in tables:
@@ -310,8 +312,7 @@ def _costs(after: Side) -> dict[str, Estimate]:
     """Return what the stages of the second side take, where it is a spec or a lock."""
     if after.lock is None:
         return {}
+    if after.compiled is not None:
+        return after.compiled.estimates()
     locked = after.lock.locked
-    machine = machine_class(locked.machine, locked.engines)
-    if after.compiled is None:
-        return estimates(locked.values, machine, None)
-    return estimates(locked.values, machine, after.compiled.store, after.compiled.resolved.files)
+    return estimates(locked.values, machine_class(locked.machine, locked.engines), None)

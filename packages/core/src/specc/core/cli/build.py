@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from specc.core import lock as locks
-from specc.core.cli.decisions import estimate_data, estimated
+from specc.core.cli.decisions import estimate_data
 from specc.core.cli.options import SPEC, as_json, minutes, print_json, words
 from specc.core.compiler import Compiled, Trust, compile_spec, with_results
 from specc.core.errors import Exit, SpeccError
@@ -23,7 +23,7 @@ from specc.core.execute import Reporter, build, machine_name, terminable
 from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
 from specc.core.lock import Lock
-from specc.core.plan import ROWS, Decision, total
+from specc.core.plan import ROWS, Decision, decide, total
 
 
 @click.command("build", short_help="build what is missing")
@@ -45,10 +45,12 @@ def command(  # noqa: PLR0917 - click passes by name
     compiled = compile_spec(spec, trust=trust, machine=machine_name())
     if trust == "update":
         _record(compiled, {}, compiled.before)
-    expected = estimated(compiled)
+    plan = compiled.plan()
+    work = force or any(decision.action != "hit" for decision in decide(plan, compiled.store))
+    expected = compiled.estimates() if work else {}
     with terminable(), compiled.store.lease() as hold:
         done = build(
-            compiled.plan(),
+            plan,
             compiled.store,
             values=compiled.lock.locked.values,
             files=compiled.resolved.files,
@@ -64,8 +66,10 @@ def command(  # noqa: PLR0917 - click passes by name
         if digest := found.get("evaluation"):
             compiled.store.require(digest, "evaluation")  # it is read below
         verdicts = judge(compiled, done)
-        built = [expected[name] for name, decision in done.items() if decision.action != "hit"]
-        said, seconds = total(built) if built else None, time.monotonic() - started
+        seconds, said = time.monotonic() - started, None
+        if built := [name for name, decision in done.items() if decision.action != "hit"]:
+            expected = expected or compiled.estimates()  # what was there is gone meanwhile
+            said = total(expected[name] for name in built)
         if json:
             print_json(
                 {

@@ -9,7 +9,7 @@ from typing import Any
 from specc.core.cli.options import human, minutes, paint
 from specc.core.compiler import Compiled, show
 from specc.core.execute import machine_name
-from specc.core.plan import Change, Decision, Estimate, estimates, total
+from specc.core.plan import Change, Decision, Estimate, total
 
 _COLOURS = {"hit": "green", "build": "yellow", "build?": "cyan"}
 
@@ -44,11 +44,6 @@ def change_words(compiled: Compiled, change: Change) -> str:
     return (
         f"its input `{change.path}` has changed" if change.path != "stages" else "the history of its inputs has changed"
     )
-
-
-def estimated(compiled: Compiled) -> dict[str, Estimate]:
-    """Return what each stage will take on the machine that is planned for."""
-    return estimates(compiled.lock.locked.values, compiled.machine, compiled.store, compiled.resolved.files)
 
 
 def table(compiled: Compiled, decisions: list[Decision], found: Mapping[str, Estimate]) -> str:

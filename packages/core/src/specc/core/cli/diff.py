@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from specc.core.cli.options import human, minutes, print_json
+from specc.core.cli.options import columns, human, minutes, print_json
 from specc.core.compiler import show
 from specc.core.diff import Comparison, Difference, Rebuilt, compare, side
 from specc.core.errors import Exit
@@ -55,9 +55,9 @@ def _data(found: Comparison) -> dict[str, Any]:
 def _text(found: Comparison) -> str:
     lines = [f"{found.before} → {found.after}"]
     rows = [(one.path, _change(one), _of(one)) for one in found.differences]
-    lines += [f"  {line}" for line in _columns(rows)]
+    lines += [f"  {line}" for line in columns(rows, WIDEST)]
     if found.rebuilt or found.dropped:
-        lines += ["", *(f"  {line}" for line in _columns(_stages(found)))]
+        lines += ["", *(f"  {line}" for line in columns(_stages(found), WIDEST))]
     return "\n".join([*lines, *([""] if found.differences else []), _sum(found)])
 
 
@@ -127,11 +127,6 @@ def _why(one: Rebuilt) -> str:
 
 def _cost(one: Rebuilt) -> tuple[str, str]:
     return (minutes(one.estimate.seconds), human(one.estimate.disk)) if one.estimate else ("", "")
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [min(WIDEST, max(len(row[index]) for row in rows)) for index in range(len(rows[0]))] if rows else []
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

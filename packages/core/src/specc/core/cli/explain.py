@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from specc.core.cli.decisions import as_data, change_words, estimated, reason
+from specc.core.cli.decisions import as_data, change_words, reason
 from specc.core.cli.options import as_json, human, print_json
 from specc.core.compiler import Compiled, compile_spec
 from specc.core.errors import Exit, SpeccError
@@ -68,10 +68,7 @@ def _stage(compiled: Compiled, plan: Plan, name: str, *, json: bool) -> int:
     """Print why a stage is what it is, and why the inputs are that it waits for."""
     decisions = {decision.stage.name: decision for decision in decide(plan, compiled.store)}
     if json:
-        (data,) = (
-            item for item in as_data(compiled, list(decisions.values()), estimated(compiled)) if item["stage"] == name
-        )
-        print_json(data)
+        print_json(as_data(compiled, [decisions[name]], compiled.estimates())[0])
         return Exit.OK
     decision = decisions[name]
     if decision.action == "hit":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -31,6 +32,13 @@ def colour(terminal: bool) -> bool:
 def paint(text: str, name: str) -> str:
     """Colour a word for a terminal."""
     return click.style(text, fg=name) if colour(sys.stdout.isatty()) else text
+
+
+def columns(rows: Sequence[Sequence[str]], widest: int | None = None) -> list[str]:
+    """Return rows of cells as lines; a cell of more than `widest` characters pushes the rest of its line."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [min(width, widest or width) for width in widths]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, cells, strict=True)).rstrip() for row in rows]
 
 
 def human(size: float) -> str:

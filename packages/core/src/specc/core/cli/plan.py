@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from specc.core.cli.decisions import as_data, estimate_data, estimated, summary, table, work
+from specc.core.cli.decisions import as_data, estimate_data, summary, table, work
 from specc.core.cli.options import SPEC, as_json, print_json, words
 from specc.core.compiler import compile_spec, describe
 from specc.core.errors import Exit
@@ -25,7 +25,7 @@ def command(spec: Path, detailed_exitcode: bool, out: Path | None, machine: str 
     compiled = compile_spec(spec, machine=machine)
     plan = compiled.plan()
     decisions = decide(plan, compiled.store)
-    found = estimated(compiled)
+    found = compiled.estimates()
     data = {
         "name": plan.name,
         "class": plan.numerics,

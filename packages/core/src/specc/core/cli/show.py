@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from specc.core.cli.options import as_json, human, minutes, print_json
+from specc.core.cli.options import as_json, columns, human, minutes, print_json
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import flatten
@@ -165,7 +165,7 @@ def _epochs(metrics: Mapping[str, Any]) -> list[str]:
         simulated = (epoch.get("simulated") or {}).get("mean_acceptance_length")
         mark = " *" if number == best and epoch is not metrics.get("initial") else ""
         rows.append([f"{number}{mark}", *map(_number, (epoch.get("loss"), epoch.get("validation_loss"), simulated))])
-    return _columns(rows)
+    return columns(rows)
 
 
 def _acceptance(evaluation: Mapping[str, Any]) -> list[str]:
@@ -177,7 +177,7 @@ def _acceptance(evaluation: Mapping[str, Any]) -> list[str]:
         shares = [f"{count / drafts:.2f}" for count in found.get("accepted_per_position") or [] if drafts]
         length = _number(found.get("mean_acceptance_length"))
         rows.append([name, str(drafts), str(found.get("accepted", "-")), length, " ".join(shares)])
-    lines = _columns(rows)
+    lines = columns(rows)
     for dtype, lossless in (evaluation.get("lossless") or {}).items():
         lines.append(f"greedy output in {dtype}: {lossless['identical']} of {lossless['prompts']} prompts identical")
     return lines
@@ -185,11 +185,6 @@ def _acceptance(evaluation: Mapping[str, Any]) -> list[str]:
 
 def _number(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, (int, float)) else "-"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _section(title: str) -> None:

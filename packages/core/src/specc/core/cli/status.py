@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from specc.core.cli.decisions import as_data, estimated, reason
+from specc.core.cli.decisions import as_data, reason
 from specc.core.cli.options import SPEC, as_json, human, paint, print_json
 from specc.core.compiler import compile_spec
 from specc.core.errors import Exit
@@ -24,7 +24,7 @@ def command(spec: Path, json: bool) -> int:
     plan = compiled.plan()
     decisions = decide(plan, compiled.store)
     if json:
-        stages = as_data(compiled, decisions, estimated(compiled))
+        stages = as_data(compiled, decisions, compiled.estimates())
         print_json({"name": plan.name, "class": plan.numerics, "stages": stages})
         return Exit.OK
     width = max(len(decision.stage.name) for decision in decisions)

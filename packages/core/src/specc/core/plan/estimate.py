@@ -4,8 +4,8 @@
     seconds = bytes / rate                  the others
 
 The rate is that of the most similar run that the store has a record of from this machine; without one it is declared
-below. What a unit of work that an earlier build has finished will save (see `specc.core.stage.Stage.unit`) is not known
-before its stage runs, so that more data may take less than is said here.
+in `specc.core.plan.rates`. What a unit of work that an earlier build has finished will save is not known before its
+stage runs (see `specc.core.stage.Stage.unit`), so that more data may take less than is said here.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:
     """Return x / rms(x) in the dtype of `x`; the inner values are fp32 or wider."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    values = x.to(wide(x))
+    return (values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 class FrozenInput(torch.autograd.Function):

@@ -74,7 +74,7 @@ def pack(  # noqa: PLR0917 - the columns of a batch
     aux: Tensor, tokens: Tensor, documents: list[tuple[int, int]], proposed: Tensor, depths: Tensor, normed: Tensor,
     steps: int,
 ) -> tuple[Rows, Targets]:  # fmt: skip
-    """Return the rows and targets of `steps` steps, both `EVEN`; no argument but `documents` has been evened.
+    """Return the rows and targets of `steps` steps, the numbers of both rounded up by `even`.
 
     `aux` `[rows, aux * hidden]`, `tokens` int64 `[rows]`, `documents` as in `Rows`; `proposed` and `depths` int64
     `[targets]` as `plan_queries` takes them, `normed` `[targets, hidden]`.
