@@ -2,33 +2,43 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+LANGUAGE_SERVER := tests/editor/node_modules/.package-lock.json
 export PYTHON
 
-.PHONY: quickstart install test test-core test-full check bench-datagen bench-train bench-scale format schema clean
+.PHONY: quickstart install test test-core test-full check bench-core bench-datagen bench-train bench-scale format schema docs clean
 
 quickstart: .venv/.installed-cpu  ## install, then build a speculator for SmolLM2-135M-Instruct on two cores
 	$(BIN)/specc build specs/quickstart.yaml
 
-install: .venv/.installed-cpu  ## .venv with specc, the CPU engines and the developer's tools
+install: .venv/.installed-cpu $(LANGUAGE_SERVER)  ## .venv with specc, the CPU engines and the developer's tools
 
 .venv/.installed-cpu: pyproject.toml tools/install.sh
 	tools/install.sh cpu
 
-test: .venv/.installed-cpu  ## every test but the minutes-long ones, engines included (at most 20 minutes on two cores)
+$(LANGUAGE_SERVER): tests/editor/package-lock.json | .venv/.installed-cpu
+	$(BIN)/npm ci --prefix tests/editor
+
+test: install  ## every test but the minutes-long ones, engines included (at most 20 minutes on two cores)
 	$(PYTEST) -m "not full" tests
 
-test-core: .venv/.installed-cpu  ## what needs no torch (two minutes at most)
+test-core: install  ## what needs no torch (two minutes at most)
 	$(PYTEST) -m "not engine and not full and not install" tests
 
-test-full: .venv/.installed-cpu  ## everything: the quickstart and every command of the README too
+test-full: install  ## everything: the quickstart and every command of the README too
 	$(PYTEST) tests
 
-check: .venv/.installed-cpu  ## lint, types, imports, and the committed schema
+check: .venv/.installed-cpu  ## lint, types, imports, the committed schema and reference, and the pages' links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 	$(BIN)/specc schema --check
+	$(BIN)/python tools/docs.py --check
+	$(MKDOCS) build --quiet
+
+bench-core: .venv/.installed-cpu  ## how long the compiler takes, and what it does not read again (three minutes)
+	$(BIN)/python tools/bench/core.py
 
 bench-datagen: .venv/.installed-cpu  ## the data stages against vLLM alone, as ratios of one run
 	$(BIN)/python tools/bench/datagen.py
@@ -47,6 +57,10 @@ schema: .venv/.installed-cpu  ## write the published schema anew from the models
 	$(BIN)/specc schema > schema/speculator.v1.schema.json
 	$(BIN)/specc schema --lock > schema/lock.v1.schema.json
 
+docs: .venv/.installed-cpu  ## write the generated reference anew, and build all pages into build/docs
+	$(BIN)/python tools/docs.py
+	$(MKDOCS) build --quiet
+
 clean:  ## remove the environment and this checkout's store
 	chmod -R u+w .specc 2>/dev/null || true
-	rm -rf .venv .specc
+	rm -rf .venv .specc build/docs tests/editor/node_modules

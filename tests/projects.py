@@ -110,7 +110,7 @@ def write_verifier(folder: Path, config: Mapping[str, Any]) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "chat_template.jinja").write_text(CHATML)
     (folder / "model.safetensors").write_bytes(b"weights that locking never reads as such")
 
 

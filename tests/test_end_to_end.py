@@ -301,3 +301,36 @@ def test_a_build_that_is_killed_ten_times_comes_to_the_same_digests(project: Pat
     found = json.loads(specc(other, "build", "--locked", "--json", "tiny.yaml").stdout)["artifacts"]
     (results,) = json.loads((project / "tiny.lock.json").read_text())["results"].values()
     assert found == {name: f"sha256:{digest}" for name, digest in results.items()}
+
+
+SWEEP = """\
+extends: tiny.yaml
+name: sweep
+matrix:
+  train.optimizer.learning_rate: [1e-3, 2e-3]
+"""
+
+
+def test_a_matrix_trains_many_drafts_on_one_set_of_hidden_states(project: Path) -> None:
+    """The rate of the base is trained already, and every stage before it is there."""
+    store = project / ".specc/store"
+    (project / "sweep.yaml").write_text(SWEEP)
+    before = {stage: len(list(store.glob(f"*-{stage}-*/"))) for stage in ROWS}
+    done = specc(project, "build", "sweep.yaml", "--json")
+    made = {stage: len(list(store.glob(f"*-{stage}-*/"))) - count for stage, count in before.items()}
+    made.pop("evaluation")  # of two drafts that nothing was accepted of, they are the same bytes
+    assert {stage: count for stage, count in made.items() if count} == {"draft": 1, "checkpoint": 2}
+    builds = json.loads(done.stdout)["builds"]
+    assert list(builds) == [f"train.optimizer.learning_rate={rate}" for rate in ("0.001", "0.002")]
+    assert len({build["artifacts"]["hidden_states"] for build in builds.values()}) == 1
+    assert len({build["artifacts"]["draft"] for build in builds.values()}) == 2
+    assert all(check["met"] for build in builds.values() for check in build["checks"])
+    found = json.loads(specc(project, "status", "sweep.yaml", "--json").stdout)["builds"]
+    assert [build["state"] for build in found] == ["current", "current"]
+    assert [build["acceptance"] for build in found] == sorted((build["acceptance"] for build in found), reverse=True)
+    assert all(build["acceptance"] >= 1 and build["loss"] > 0 and build["seconds"] > 0 for build in found)
+    assert "nothing to do: 2 builds" in specc(project, "build", "--locked", "sweep.yaml").stderr
+    served = specc(project, "serve", "--dry-run", "--only", "learning_rate=2e-3", "sweep.yaml").stdout
+    assert (
+        builds["train.optimizer.learning_rate=0.002"]["artifacts"]["checkpoint"].removeprefix("sha256:")[:12] in served
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(root / name, source)
-    for name in ("packages", "schema", "specs"):
+    for name in ("packages", "schema", "specs", "tests/specs/bad"):
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".specc"))
     venv.create(folder / "env", with_pip=True)
     python = folder / "env/bin/python"
@@ -53,6 +54,14 @@ def test_check_lock_and_plan_work_on_the_shipped_specs(bare: Path) -> None:
         plan = _run(bare, "env/bin/specc", "plan", str(spec)).stdout
         assert "hidden_states" in plan
         assert "checkpoint" in plan
+
+
+def test_the_examples_are_those_of_the_checkout(bare: Path) -> None:
+    listed = json.loads(_run(bare, "env/bin/specc", "init", "--json", "--from").stdout)["examples"]
+    assert [item["name"] for item in listed] == sorted(path.stem for path in (bare / "source/specs").glob("*.yaml"))
+    for item in listed:
+        _run(bare, "env/bin/specc", "init", "--from", item["name"], f"copies/{item['name']}.yaml")
+        _run(bare, "env/bin/specc", "check", f"copies/{item['name']}.yaml")
 
 
 def test_a_stage_that_cannot_run_here_says_what_to_install(bare: Path) -> None:

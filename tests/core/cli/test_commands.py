@@ -183,7 +183,7 @@ def test_a_place_that_cannot_be_written_is_said_in_words(spec: Path, capsys: pyt
 
 PLAN = """\
 stage          key       action  time    disk    memory  why
-verifier       01234567  build   0 s     331 B   42 MB   never built here
+verifier       01234567  build   0 s     516 B   42 MB   never built here
 conversations  01234567  build   0 s     210 B   42 MB   never built here
 responses                build   12 s    2 kB    2.5 GB  never built here
 tokens                   build   0 s     2 kB    42 MB   never built here

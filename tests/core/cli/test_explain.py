@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from projects import SPEC, Project, make_project
-from specc.core.language.explanations import EXPLANATIONS
+from specc.core.language.explanations import EXPLANATIONS, page
 
 
 @pytest.fixture
@@ -18,10 +19,45 @@ def project(tmp_path: Path) -> Project:
 
 def test_every_error_has_a_page(project: Project) -> None:
     for identity, text in EXPLANATIONS.items():
-        assert project.run("explain", identity)[0] == f"{identity}\n  {text}\n"
-    assert json.loads(project.run("explain", "--json", "E0203")[0])["id"] == "E0203"
+        said = project.run("explain", identity)[0]
+        assert said.startswith(f"{identity}: {text if '. ' in text else text.removesuffix('.')}\n  why      ")
+        assert "what specc says of it:\n\n  error: " in said
+        assert json.loads(project.run("explain", "--json", identity)[0]) == asdict(page(identity))
     assert "did you mean `E0" in project.run("explain", "E02O3", expect=1)[1]
     assert "name a stage or a field" in project.run("explain", "tiny.yaml", expect=2)[1]
+
+
+def test_an_error_s_page(project: Project) -> None:
+    assert project.run("explain", "E0216")[0] == (
+        "E0216: The warm-up ends before the training does\n"
+        "  why      Else the learning rate never reaches its peak\n"
+        "  instead  Shorten it: below 1 a warm-up is a share of all steps\n\n"
+        "warmup-longer-than-training.yaml:\n\n"
+        "  version: 1\n"
+        "  name: my-speculator\n"
+        "  verifier: {model: org/verifier}\n"
+        "  draft: {algorithm: eagle3}\n"
+        "  data:\n"
+        "    sources:\n"
+        "      - file: ../prompts/train.jsonl\n"
+        "  train:\n"
+        "    steps: 100\n"
+        "    schedule: {warmup: 100}\n\n"
+        "what specc says of it:\n\n"
+        "  error: warmup-longer-than-training.yaml:10:22: the warm-up of 100 steps is as long as the training of 100\n"
+        "    10 |   schedule: {warmup: 100}\n"
+        "       |                      ^^^\n\n"
+        "  hint: a warm-up below 1 is a share of all steps: `warmup: 0.01`\n"
+    )
+
+
+def test_without_an_id_all_errors_are_listed(project: Project) -> None:
+    lines = project.run("explain")[0].splitlines()
+    assert [line.split()[0] for line in lines] == list(EXPLANATIONS)
+    assert "E0216  The warm-up ends before the training does" in lines
+    listed = json.loads(project.run("explain", "--json")[0])["errors"]
+    assert {item["id"]: item["sentence"] for item in listed} == dict(EXPLANATIONS)
+    assert "`specc explain` lists all ids" in project.run("explain", "nothing", expect=1)[1]
 
 
 def test_a_field_s_page(project: Project) -> None:

@@ -37,7 +37,7 @@ CONFIG = {
 FILES = {
     "config.json": json.dumps(CONFIG).encode(),
     "tokenizer.json": b"{}",
-    "chat_template.jinja": b"{{ messages }}",
+    "chat_template.jinja": b"{{ messages[0].role }}",
     "model.safetensors": b"weights that locking never reads as such",
 }
 CLASS = "cpu-avx2"
@@ -481,12 +481,12 @@ def test_a_frozen_build_has_the_lock_s_values_whatever_the_spec_says(spec: Path,
     spec.write_text(original)
     run("lock", "tiny.yaml")
     before = rewrite(spec, age)
-    planned = compile_spec(spec).plan()
+    planned = compile_spec(spec).plan
     spec.write_text(text)
     (spec.parent / "held-out.jsonl").write_text('{"prompt": "changed"}\n')
     compiled = compile_spec(spec, trust="frozen")
     assert compiled.lock == compiled.before
-    assert compiled.plan() == planned
+    assert compiled.plan == planned
     assert compiled.resolved.files == {
         "prompts.jsonl": spec.parent / "prompts.jsonl",
         "held-out.jsonl": spec.parent / "held-out.jsonl",

@@ -16,6 +16,7 @@ from specc.core.language import Document, check
 from specc.core.language.rules import named_files
 
 Capture = pytest.CaptureFixture[str]
+EXAMPLES = sorted(path.stem for path in (Path(__file__).resolve().parents[3] / "specs").glob("*.yaml"))
 
 
 def test_check_says_ok_on_stderr_and_data_on_stdout(root: Path, capsys: Capture) -> None:
@@ -96,7 +97,7 @@ def test_init_writes_a_spec_that_passes(tmp_path: Path, capsys: Capture, name: s
     first, second = path.read_text().splitlines()[:2]
     assert first == "# yaml-language-server: $schema=speculator.v1.schema.json"
     assert second == "# $schema: speculator.v1.schema.json"
-    checked = check(path, files=True)
+    (checked,) = check(path, files=True)
     assert checked.spec.draft.model_dump()["algorithm"] == "eagle3"
     assert f"wrote {path}" in capsys.readouterr().err
 
@@ -127,15 +128,46 @@ def test_init_from_an_example_copies_what_it_names(root: Path, tmp_path: Path, c
     assert main(["init", "--from", "quickstart", str(path), "--json"]) == 0
     written = json.loads(capsys.readouterr().out)["written"]
     assert written[0] == str(path)
-    assert check(path, files=True).spec.values() == check(root / "specs" / "quickstart.yaml").spec.values()
+    assert check(path, files=True)[0].spec.values() == check(root / "specs" / "quickstart.yaml")[0].spec.values()
     assert path.read_text().count("$schema") == 2
     assert main(["init", "--from", "quickstrat", str(tmp_path / "other.yaml")]) == 1
     assert "`quickstart`" in capsys.readouterr().err
 
 
+def test_init_lists_the_examples(root: Path, capsys: Capture) -> None:
+    assert main(["init", "--from"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == EXAMPLES
+    assert out.startswith("quickstart           A speculator for SmolLM2-135M-Instruct, small enough for a laptop")
+    assert err == "\nhint: `specc init --from quickstart my-speculator.yaml` copies one\n"
+    assert main(["init", "--json", "--from"]) == 0
+    listed = json.loads(capsys.readouterr().out)["examples"]
+    assert [item["name"] for item in listed] == EXAMPLES
+    assert all(item["about"] and not item["about"].endswith(".") for item in listed)
+    assert main(["init", "mine.yaml", "--from"]) == 0
+    assert "`specc init --from quickstart mine.yaml`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_that_is_listed_passes_where_it_is_copied_to(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine.yaml"
+    assert main(["init", "--from", name, str(path)]) == 0
+    assert main(["check", str(path)]) == 0
+
+
+def test_init_without_a_name_says_how_to_give_one(capsys: Capture) -> None:
+    assert main(["init"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the spec to write has no name\n\nhint: `specc init my-speculator.yaml` writes one\n"
+    )
+    assert main(["init", "--from", "quickstart"]) == 2
+    assert "`specc init --from quickstart my-speculator.yaml`" in capsys.readouterr().err
+
+
 def test_a_wheel_ships_the_examples_and_what_they_name(root: Path) -> None:
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    shipped = {source: target for source, target in wheel["force-include"].items() if source.startswith("specs/")}
-    quickstart = root / "specs" / "quickstart.yaml"
-    named = {"specs/quickstart.yaml", *(f"specs/{name}" for name in named_files(Document.read(quickstart)))}
-    assert shipped == {name: f"specc/core/cli/examples/{name.removeprefix('specs/')}" for name in named}
+    assert wheel["force-include"]["specs"] == "specc/core/cli/examples"
+    specs = root / "specs"
+    for name in EXAMPLES:
+        for file in named_files(Document.read(specs / f"{name}.yaml")):
+            assert (specs / file).resolve().is_relative_to(specs), f"{name} names {file}, which a wheel has not"

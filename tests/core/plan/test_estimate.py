@@ -6,18 +6,18 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from specc.core import lock as locks
+from specc.core.algorithms import ALGORITHMS, Algorithm, TrainingCost
 from specc.core.contracts import Input, StageJob
-from specc.core.lock import CLASSES, machine_class
-from specc.core.plan import Plan, decide, estimates, lower, stages, total
+from specc.core.lock import CLASSES, MachineClass, machine_class
+from specc.core.plan import Estimate, Estimator, Plan, decide, lower, stages, total
 from specc.core.plan.corpus import ANSWER, FRAME, LETTERS, SAMPLE
-from specc.core.plan.estimate import Estimate
 from specc.core.plan.rates import GFLOPS, SHARE, START
 from specc.core.resolve import restore
 from specc.core.store import Store
@@ -40,6 +40,12 @@ INDEXES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def store(quick_path: Path) -> Store:
     return Store(quick_path / "store")
+
+
+def estimates(
+    values: dict[str, Any], machine: MachineClass, store: Store | None, files: dict[str, Path] | None = None
+) -> dict[str, Estimate]:
+    return Estimator(machine, store).estimates(lower(values, machine), values, files)
 
 
 def put(store: Store, plan: Plan, stage: str, content: object, **record: Any) -> None:
@@ -97,6 +103,17 @@ def test_training_costs_what_the_module_computes(store: Store) -> None:
     products = [(64, 192), (64, 128), (32, 128), (32, 128), (64, 64), *[(64, 128)] * 3]
     muon = 882 / 256 * 5 * sum(4 * low * low * high + 2 * low**3 for low, high in products)
     assert estimates(tree, MACHINE, store)["draft"].flops == pytest.approx(rows + targets + validation + muon)
+
+
+def test_what_a_row_costs_and_keeps_is_the_algorithms_to_say(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = TrainingCost(row=1000, target=100, guess=10, checked=1, kept=3)
+    other = replace(ALGORITHMS["eagle3"], training=lambda *_: cost, hidden_states=lambda _: 9)
+    monkeypatch.setitem(cast("dict[str, Algorithm]", ALGORITHMS), "eagle3", other)
+    tree = values()
+    put_data(store, tree)
+    found = estimates(tree, MACHINE, store)
+    assert found["draft"].flops == pytest.approx(882 * 1000 + 360 * 100 + 2 * 0.1 * (1000 * 10 + 400 * 1))
+    assert found["hidden_states"].disk == 1000 * 9 * 64 * 2
 
 
 def test_epochs_and_steps_multiply_the_tokens(store: Store) -> None:
@@ -323,9 +340,9 @@ def test_every_stage_of_an_odd_spec_has_an_estimate(
 
 @pytest.mark.parametrize("name", ["quickstart", "smollm2-135m-eagle3"])
 def test_every_stage_of_a_shipped_spec_has_an_estimate(name: str, root: Path) -> None:
-    lock = locks.read(root / "specs" / f"{name}.lock.json")
-    assert lock is not None
-    resolved = restore(asdict(lock.locked), base=root / "specs")
+    builds = locks.read(root / "specs" / f"{name}.lock.json")
+    assert builds is not None
+    resolved = restore(builds[""].locked, base=root / "specs")
     found = estimates(resolved.values, MACHINE, None, resolved.files)
     assert list(found) == [row.name for row in stages(resolved.values)]
     assert all(one.seconds > 0 and one.disk > 0 and one.memory > 0 and one.complete for one in found.values())
@@ -333,9 +350,9 @@ def test_every_stage_of_a_shipped_spec_has_an_estimate(name: str, root: Path) ->
 
 def test_declared_rates_give_what_the_quickstart_took_where_they_were_measured(root: Path) -> None:
     """README.md, `What was measured`, last column: 105, 68, 202 and 105 s on two idle cores of this class."""
-    lock = locks.read(root / "specs/quickstart.lock.json")
-    assert lock is not None
-    resolved = restore(asdict(lock.locked), base=root / "specs")
+    builds = locks.read(root / "specs/quickstart.lock.json")
+    assert builds is not None
+    resolved = restore(builds[""].locked, base=root / "specs")
     found = estimates(resolved.values, MACHINE, None, resolved.files)
     took = {"responses": 105, "hidden_states": 68, "draft": 202, "evaluation": 105}
     assert {name: found[name].seconds for name in took} == pytest.approx(took, rel=0.1)

@@ -26,7 +26,7 @@ CONFIG = {
 FILES = {
     "config.json": json.dumps(CONFIG).encode(),
     "tokenizer.json": b'{"version":"1.0"}',
-    "tokenizer_config.json": json.dumps({"chat_template": "{{ messages }}"}).encode(),
+    "tokenizer_config.json": json.dumps({"chat_template": "{{ messages[0].role }}"}).encode(),
     "model.safetensors": b"weights that nobody fetches",
     "README.md": b"# a model",
 }

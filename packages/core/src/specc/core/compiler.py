@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from specc.core import lock as locks
 from specc.core.errors import SpeccError
 from specc.core.execute import machine_name
-from specc.core.language import Document, check
-from specc.core.lock import Lock, Locked, MachineClass, Moved, machine_class
-from specc.core.plan import Estimate, Plan, estimates, lower, stages
-from specc.core.resolve import ResolvedSpec, resolve, restore
+from specc.core.language import Document, check, in_order, matrix
+from specc.core.language.rules import unpinned
+from specc.core.lock import Lock, Locked, Locks, MachineClass, Moved, machine_class
+from specc.core.plan import Estimate, Estimator, Plan, lower
+from specc.core.resolve import ResolvedSpec, Resolver, restore
 from specc.core.store import Store
 
 Trust = Literal["update", "locked", "frozen"]
@@ -22,44 +23,45 @@ Trust = Literal["update", "locked", "frozen"]
 
 Part = Literal["verifier", "data", "engines", "defaults"]
 """What of a lock can be taken anew, the rest staying as it is."""
+MANY: Final = 8
+"""Builds that are named one by one where a lock differs."""
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """A spec that was compiled up to its lock.
+    """A build of a spec that was compiled up to its lock.
 
-    `document` is the spec's text, None if the lock alone was read. `before` is the lock on disk, None if there is
-    none. `lock` is what it should be now; `moved` says how they differ. `machine` is the class that is planned for,
-    with the lock's engines.
+    `build` is its name in the spec's matrix, empty where there is none. `document` is the spec's text, None if the lock
+    alone was read. `before` is its lock on disk, or that of another build if the matrix did not have this one, None if
+    there is none. `lock` is what it should be now; `moved` says how they differ. `machine` is the class that is planned
+    for, with the lock's engines, and `plan` what the locked values are lowered to.
     """
 
     path: Path
+    build: str
     document: Document | None
     resolved: ResolvedSpec
     before: Lock | None
     lock: Lock
     moved: tuple[Moved, ...]
     machine: MachineClass
+    plan: Plan
     store: Store
 
     @property
     def name(self) -> str:
-        """The speculator's name."""
-        return str(self.lock.locked.values["name"])
+        """The speculator's name, with that of the build: what the store knows its artifacts by."""
+        return self.plan.name
 
     @property
     def lock_path(self) -> Path:
         """Where the lock is."""
         return locks.lock_path(self.path)
 
-    def plan(self) -> Plan:
-        """Lower the locked values."""
-        return lower(self.lock.locked.values, self.machine)
-
     def estimates(self) -> dict[str, Estimate]:
         """Return what each stage will take on the machine that is planned for."""
-        return estimates(self.lock.locked.values, self.machine, self.store, self.resolved.files)
+        return estimates([self])[0]
 
     def where(self, path: str) -> str | None:
         """Return `file:line` of the value at a dotted path if the user wrote it."""
@@ -72,58 +74,166 @@ class Compiled:
         return f"{position.file}:{position.line}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builds:
+    """All builds of a spec, compiled: one, or those of its matrix in their order, which share a lock.
+
+    `before` are the locks on disk, None if there are none.
+    """
+
+    path: Path
+    every: tuple[Compiled, ...]
+    before: Locks | None
+
+    @property
+    def lock_path(self) -> Path:
+        """Where the lock is."""
+        return locks.lock_path(self.path)
+
+    @property
+    def locks(self) -> Locks:
+        """What the lock should be now."""
+        return {compiled.build: compiled.lock for compiled in self.every}
+
+    @property
+    def moved(self) -> list[tuple[Moved, Compiled]]:
+        """What differs from the lock on disk, each with the first build in which it does."""
+        if self.before is None:
+            return []
+        there, now = set(self.before), {compiled.build for compiled in self.every}
+        moved = [(compiled, item) for compiled in self.every if compiled.build in there for item in compiled.moved]
+        found = [
+            *((Moved(name, None, "a build"), self.every[0]) for name in _few(now - there, "new")),
+            *((Moved(name, "a build", None), self.every[0]) for name in _few(there - now, "gone")),
+        ]
+        once = {repr(item): (item, compiled) for compiled, item in reversed(moved)}
+        return [*found, *sorted(once.values(), key=lambda item: item[0].path)]
+
+    def chosen(self, only: Collection[str]) -> list[Compiled]:
+        """Return the builds that have all of some values; raises `SpeccError` if there is none."""
+        names = matrix.choose([compiled.build for compiled in self.every], only)
+        return [compiled for compiled in self.every if compiled.build in names]
+
+
+def estimates(builds: Sequence[Compiled]) -> list[dict[str, Estimate]]:
+    """Return what the stages of each of a spec's builds will take; what they share is reckoned once."""
+    estimator = Estimator(builds[0].machine, builds[0].store)
+    return [estimator.estimates(one.plan, one.lock.locked.values, one.resolved.files) for one in builds]
+
+
+def _few(builds: Collection[str], what: str) -> list[str]:
+    """Return paths for builds that a lock lacks or has too many, one for all if they are many."""
+    return [f"builds.{name}" for name in sorted(builds)] if len(builds) <= MANY else [f"builds ({len(builds)} {what})"]
+
+
 def compile_spec(
-    path: Path, *, trust: Trust = "update", machine: str | None = None, upgrade: Collection[Part] = ()
+    path: Path, *, trust: Trust = "update", machine: str | None = None, only: Collection[str] = ()
 ) -> Compiled:
-    """Check, resolve and lock a spec in memory; nothing is written.
+    """Check, resolve and lock a spec of which one build is meant; see `compile_builds`.
+
+    Raises `SpeccError` also if there are several builds that have the values `only`.
+    """
+    every = compile_builds(path, trust=trust, machine=machine).every
+    name = matrix.choose_one([compiled.build for compiled in every], only)
+    return next(compiled for compiled in every if compiled.build == name)
+
+
+def compile_builds(
+    path: Path, *, trust: Trust = "update", machine: str | None = None, upgrade: Collection[Part] = ()
+) -> Builds:
+    """Check, resolve and lock all builds of a spec in memory; nothing is written.
 
     `machine` names the class to plan for: by default the lock's own, or this machine's if there is no lock.
     `upgrade` names what is not taken from the lock on disk. Raises `SpeccError` for everything that is wrong
     with the spec, the lock or the verifier, and unless `trust` is `update` for a lock that is missing or stale.
     """
     before = locks.read(locks.lock_path(path))
-    if trust == "frozen":
-        if before is None:
-            raise _no_lock(path, trust)
-        document, resolved = None, restore(asdict(before.locked), base=path.parent)
-        store = Store.locate(path, resolved.values["runtime"].get("store"))
-    else:
-        checked = check(path)
-        if before is None and trust == "locked":
-            raise _no_lock(path, trust)
-        document, store = checked.document, Store.locate(path, checked.spec.runtime.store)
-        resolved = resolve(
-            checked,
-            base=path.parent,
-            digest=store.file_digest,
-            date=time.strftime("%Y-%m-%d", time.gmtime()),
-            locked=asdict(before.locked) if before else None,
-            upgrade=upgrade,
-        )
+    if trust != "update" and before is None:
+        if trust == "locked":
+            check(path)  # what is wrong with the spec comes first
+        raise _no_lock(path, trust)
+    every: list[Compiled] = []
+    errors: list[SpeccError] = []
+    if trust == "frozen" and before is not None:
+        for name, lock in before.items():
+            resolved = restore(lock.locked, base=path.parent)
+            store = Store.locate(path, resolved.values["runtime"].get("store"))
+            every.append(_compiled(path, name, None, resolved, lock, store=store, machine=machine, upgrade=upgrade))
+        return _unmoved(Builds(path=path, every=tuple(every), before=before), trust)
+    builds = check(path)
+    store = Store.locate(path, builds[0].spec.runtime.store)
+    resolver = Resolver(base=path.parent, digest=store.file_digest, date=time.strftime("%Y-%m-%d", time.gmtime()))
+    for checked in builds:
+        # A build that is new in the matrix takes what it shares with the others from the lock of one of them.
+        lock = before.get(checked.build) or before[_nearest(checked.build, before)] if before else None
+        if trust == "locked" and lock:  # which asks no hub
+            section = checked.spec.verifier.model_dump()
+            if (error := unpinned(checked.document, section, lock.locked.values["verifier"])) is not None:
+                errors.append(error)
+                continue
+        try:
+            resolved = resolver.resolve(checked, locked=lock.locked if lock else None, upgrade=upgrade)
+        except SpeccError as error:
+            errors += error.errors
+            continue
+        every.append(
+            _compiled(path, checked.build, checked.document, resolved, lock, store=store, machine=machine,
+                      upgrade=upgrade)
+        )  # fmt: skip
+    if errors:
+        raise errors[0] if len(errors) == 1 else in_order(errors, str(path))
+    return _unmoved(Builds(path=path, every=tuple(every), before=before), trust)
+
+
+def _nearest(build: str, others: Collection[str]) -> str:
+    """Return the name that has the most values of a build's."""
+    parts = set(matrix.parts_of(build))
+    return max(others, key=lambda other: len(parts.intersection(matrix.parts_of(other))))
+
+
+def _unmoved(builds: Builds, trust: Trust) -> Builds:
+    """Return builds; raises `SpeccError` if they differ from their lock and it is not to be written anew."""
+    if trust != "update" and builds.moved:
+        raise stale(builds, f"`--{trust}` was given")
+    return builds
+
+
+def _compiled(
+    path: Path,
+    build: str,
+    document: Document | None,
+    resolved: ResolvedSpec,
+    before: Lock | None,
+    *,
+    store: Store,
+    machine: str | None,
+    upgrade: Collection[Part],
+) -> Compiled:
+    """Return a build with the lock that it should have."""
     own = before.locked.machine if before else machine_name()
     pins = before.locked.engines if before and "engines" not in upgrade else locks.engines()
     planned = machine_class(machine or own, pins)
+    plan = lower(resolved.values, planned, build)
     locked = Locked(
         machine=own,
         written=resolved.written,
         values=resolved.values,
-        stages={row.name: row.version for row in stages(resolved.values)},
+        stages={stage.name: stage.row.version for stage in plan.stages},
         engines={**pins, planned.name: planned.engines},
     )
     results = _kept_results(before, locked) if before and set(upgrade) != set(PARTS) else {}
-    compiled = Compiled(
+    return Compiled(
         path=path,
+        build=build,
         document=document,
         resolved=resolved,
         before=before,
         lock=Lock(locked=locked, results=results),
         moved=tuple(locks.compare(before.locked, locked)) if before else (),
         machine=planned,
+        plan=plan,
         store=store,
     )
-    if compiled.moved and trust != "update":
-        raise stale(compiled, f"`--{trust}` was given")
-    return compiled
 
 
 def _no_lock(path: Path, trust: Trust) -> SpeccError:
@@ -133,15 +243,15 @@ def _no_lock(path: Path, trust: Trust) -> SpeccError:
     )
 
 
-def stale(compiled: Compiled, why: str, upgrade: Collection[Part] = ()) -> SpeccError:
+def stale(builds: Builds, why: str, upgrade: Collection[Part] = ()) -> SpeccError:
     """Return the error for a lock that the spec or this release has moved away from, naming every value."""
-    lines = [describe(compiled, moved) for moved in compiled.moved]
+    lines = [describe(compiled, moved) for moved, compiled in builds.moved]
     parts = [""] if set(upgrade) == set(PARTS) else [f" {part}" for part in upgrade]
     options = "".join(f"--upgrade{part} " for part in parts)
     return SpeccError(
-        f"the lock {compiled.lock_path.name} is stale, and {why}",
+        f"the lock {builds.lock_path.name} is stale, and {why}",
         note="\n  ".join(lines),
-        hint=f"`specc lock {options}{compiled.path}` writes it anew",
+        hint=f"`specc lock {options}{builds.path}` writes it anew",
     )
 
 

@@ -7,31 +7,37 @@ keys is no change, and a spec can be compared with an artifact.
 from __future__ import annotations
 
 import io
+import posixpath
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
 from specc.core import lock as locks
-from specc.core.compiler import Compiled, compile_spec
+from specc.core.compiler import Compiled, compile_builds, estimates
 from specc.core.contracts import Manifest
 from specc.core.errors import SpeccError
 from specc.core.language import Document
-from specc.core.language.rules import named_files
+from specc.core.language.extends import EXTENDS
+from specc.core.language.rules import named_places
 from specc.core.lock import Lock, machine_class
-from specc.core.plan import Estimate, Plan, estimates, lower
+from specc.core.plan import Estimate, Estimator, Plan, lower, total
 from specc.core.plan.stages import StageRow
+from specc.core.references import PACKAGE, joined
 from specc.core.store import Store
 
 LOCK: Final = ".lock.json"
+_ORDER: Final = ("value", "version", "engine")
 
 Kind = Literal["value", "engine", "version"]
 Moved = tuple[Kind, str, Any, Any]
 """What differs: its kind, its path, and both values."""
+Sides = Mapping[str, "Side"]
+"""The builds of what is compared, by their names; one without a name where there is no matrix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +45,7 @@ class Row:
     """What a stage's key is made of: its code's version, its values by dotted path, its part of the numerics class.
 
     `inputs` are the stages that it reads. `reads` tells which values it names, None for an artifact, whose
-    `values` are all that is known.
+    `values` are all that is known; so is `recipe`.
     """
 
     version: int
@@ -47,11 +53,12 @@ class Row:
     facets: Mapping[str, Any]
     inputs: tuple[str, ...]
     reads: StageRow | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One side of a comparison.
+    """One side of a comparison, or one build of a side that has a matrix.
 
     `lock` is None for an artifact, which knows the values of its own stages alone. `compiled` is there for a spec.
     """
@@ -83,18 +90,24 @@ class Difference:
 class Rebuilt:
     """A stage that the second side builds anew: for what differs in its own key, or because of its inputs alone.
 
-    `estimate` is what it takes on this machine, None where nobody can know.
+    `count` is how many different ones of it the builds of a matrix have. `estimate` is what they take on this machine,
+    None where nobody can know.
     """
 
     stage: str
     why: Literal["new", "changed", "input"]
     inputs: tuple[str, ...]
     estimate: Estimate | None
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What differs between two sides, in the order of paths and of stages; `dropped` are stages of the first alone."""
+    """What differs between two sides, in the order of paths and of stages.
+
+    `dropped` are stages of the first alone, `added` and `removed` builds of a matrix. `stages` counts those of the
+    second, what its builds share once.
+    """
 
     before: str
     after: str
@@ -102,10 +115,44 @@ class Comparison:
     rebuilt: tuple[Rebuilt, ...]
     dropped: tuple[str, ...]
     stages: int
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
-def compare(before: Side, after: Side) -> Comparison:
-    """Compare two sides; an artifact and a spec are compared over the stages that made the artifact."""
+def compare(before: Sides, after: Sides) -> Comparison:
+    """Compare two sides build by build; one without a matrix stands for a build that the other side has.
+
+    An artifact and a spec are compared over the stages that made the artifact.
+    """
+    alone = next(iter(before.values())) if set(before) == {""} or set(after) == {""} else None
+    known = {row.recipe for one in before.values() for row in one.rows.values()}
+    differences: dict[str, Difference] = {}
+    rebuilt: dict[tuple[str, str], Rebuilt] = {}
+    dropped: dict[str, None] = {}
+    costs = _costs(after)
+    for name, one in after.items():
+        other = before.get(name, alone)
+        found = _one(other, one) if other else _new(one, known)
+        differences |= {repr(item): item for item in found.differences}
+        for item in found.rebuilt:
+            recipe = one.rows[item.stage].recipe
+            rebuilt.setdefault((item.stage, recipe or name), replace(item, estimate=costs.get(recipe)))
+        dropped |= dict.fromkeys(found.dropped)
+    first, second = next(iter(before.values())), next(iter(after.values()))
+    return Comparison(
+        before=first.label,
+        after=second.label,
+        differences=tuple(sorted(differences.values(), key=lambda item: (_ORDER.index(item.kind), item.path))),
+        rebuilt=_counted(rebuilt.values()),
+        dropped=tuple(name for name in dropped if not any(name in one.rows for one in after.values())),
+        stages=len({(stage, row.recipe) for one in after.values() for stage, row in one.rows.items()}),
+        added=tuple(name for name in after if name not in before and name),
+        removed=tuple(name for name in before if name not in after and name),
+    )
+
+
+def _one(before: Side, after: Side) -> Comparison:
+    """Compare two builds."""
     common = {name for name in after.rows if name in before.rows}
     whole = before.lock is not None and after.lock is not None
     found = _locked(before.lock, after.lock) if before.lock and after.lock else _of_rows(before, after, common)
@@ -114,54 +161,76 @@ def compare(before: Side, after: Side) -> Comparison:
         for kind, path, old, new in found
     )
     rebuilt: dict[str, Rebuilt] = {}
-    costs = _costs(after)
     for name, row in after.rows.items():
         if name not in common and not whole:
             continue
         moved = tuple(stage for stage in row.inputs if stage in rebuilt)
         why = "new" if name not in common else "changed" if _changed(before.rows[name], row) else "input"
         if why != "input" or moved:
-            rebuilt[name] = Rebuilt(name, why, moved, costs.get(name))
+            rebuilt[name] = Rebuilt(name, why, moved, None)
     dropped = tuple(name for name in before.rows if name not in after.rows) if whole else ()
     return Comparison(before=before.label, after=after.label, differences=differences, rebuilt=tuple(rebuilt.values()),
                       dropped=dropped, stages=len(after.rows))  # fmt: skip
 
 
-def side(target: str) -> Side:
-    """Return the side that a person names: a spec, a lock, `REVISION:path` of either, or the start of an artifact's id.
+def _new(after: Side, known: Collection[str | None]) -> Comparison:
+    """Return what a build adds of which the other side has nothing but perhaps some of its stages."""
+    rebuilt = tuple(Rebuilt(name, "new", (), None) for name, row in after.rows.items() if row.recipe not in known)
+    return Comparison(before="", after=after.label, differences=(), rebuilt=rebuilt, dropped=(), stages=0)
 
-    Raises `SpeccError` for what is none of these, and for what is wrong with it. Only a revision starts a process, git.
+
+def _counted(rebuilt: Iterable[Rebuilt]) -> tuple[Rebuilt, ...]:
+    """Return stages with the same name and reason as one, with what they take together."""
+    groups: dict[Rebuilt, list[Estimate | None]] = {}
+    for one in rebuilt:
+        groups.setdefault(replace(one, estimate=None), []).append(one.estimate)
+    return tuple(
+        replace(one, count=len(costs), estimate=total(cost for cost in costs if cost) if all(costs) else None)
+        for one, costs in groups.items()
+    )
+
+
+def sides(target: str, only: Collection[str] = ()) -> Sides:
+    """Return what a person names: a spec, a lock, `REVISION:path` of either, or the start of an artifact's id.
+
+    `only` chooses among the builds of a spec's matrix. Raises `SpeccError` for what is none of these, and for what is
+    wrong with it. Only a revision starts a process, git.
     """
     path = Path(target)
     if path.is_file():
-        return _of_lock(path, target) if target.endswith(LOCK) else _of_spec(path, target)
+        return _of_lock(path, target) if target.endswith(LOCK) else _of_spec(path, target, only)
     if ":" in target:
-        return _of_revision(target)
+        return _of_revision(target, only)
     if target.endswith((".yaml", ".yml", LOCK)):
         raise SpeccError(
             f"there is no file `{target}`", hint="give a spec, a lock, `REVISION:path` or an artifact's id"
         )
-    return _of_artifact(Store.locate(Path.cwd() / "spec.yaml"), target)
+    return {"": _of_artifact(Store.locate(Path.cwd() / "spec.yaml"), target)}
 
 
-def _of_spec(path: Path, label: str) -> Side:
-    compiled = compile_spec(path)
-    return Side(label=label, rows=_rows(compiled.plan(), compiled.lock), lock=compiled.lock, compiled=compiled)
+def _of_spec(path: Path, label: str, only: Collection[str]) -> Sides:
+    return {
+        one.build: Side(label=label, rows=_rows(one.plan, one.lock), lock=one.lock, compiled=one)
+        for one in compile_builds(path).chosen(only)
+    }
 
 
-def _of_lock(path: Path, label: str) -> Side:
-    lock = locks.read(path)
-    if lock is None:
+def _of_lock(path: Path, label: str) -> Sides:
+    builds = locks.read(path)
+    if builds is None:
         raise SpeccError("the lock holds conflict markers", where=label, hint="`specc lock SPEC` writes it anew")
-    try:
-        plan = lower(lock.locked.values, machine_class(lock.locked.machine, lock.locked.engines))
-    except (KeyError, TypeError) as error:
-        raise SpeccError(
-            "the lock is of a release whose values this one does not understand",
-            where=label,
-            hint="compare the specs, or lock it anew: `specc lock --upgrade defaults SPEC`",
-        ) from error
-    return Side(label=label, rows=_rows(plan, lock), lock=lock)
+    found: dict[str, Side] = {}
+    for name, lock in builds.items():
+        try:
+            plan = lower(lock.locked.values, machine_class(lock.locked.machine, lock.locked.engines), name)
+        except (KeyError, TypeError) as error:
+            raise SpeccError(
+                "the lock is of a release whose values this one does not understand",
+                where=label,
+                hint="compare the specs, or lock it anew: `specc lock --upgrade defaults SPEC`",
+            ) from error
+        found[name] = Side(label=label, rows=_rows(plan, lock), lock=lock)
+    return found
 
 
 def _rows(plan: Plan, lock: Lock) -> dict[str, Row]:
@@ -173,6 +242,7 @@ def _rows(plan: Plan, lock: Lock) -> dict[str, Row]:
             facets=stage.facets,
             inputs=tuple(stage.row.inputs.values()),
             reads=stage.row,
+            recipe=stage.recipe,
         )
         for stage in plan.stages
     }
@@ -209,7 +279,7 @@ def _parents(store: Store, manifest: Manifest, first: Manifest) -> list[Manifest
     return found
 
 
-def _of_revision(target: str) -> Side:
+def _of_revision(target: str, only: Collection[str]) -> Sides:
     """Return a spec or a lock as it is in a revision of the repository that the working directory is in."""
     revision, name = target.split(":", 1)
     git = shutil.which("git")
@@ -227,31 +297,38 @@ def _of_revision(target: str) -> Side:
         return done.stdout
 
     top = run("rev-parse", "--show-toplevel").decode().strip()
-    text = run("-C", top, "show", f"{revision}:{name}").decode(errors="replace")
+
+    def text(path: str) -> str:
+        return run("-C", top, "show", f"{revision}:{path}").decode(errors="replace")
+
     with TemporaryDirectory() as folder:
         if name.endswith(LOCK):
             path = Path(folder) / Path(name).name
-            path.write_text(text)
+            path.write_text(text(name))
             return _of_lock(path, target)
-        document = Document.parse(text, target)
-        wanted = _files(document, name)
+        wanted = [locks.lock_path(Path(name)).as_posix()]
+        parts: dict[str, Document] = {}
+        while name not in parts:  # the spec, and what it goes on from
+            parts[name] = Document.parse(text(name), f"{revision}:{name}")
+            wanted += _files(parts[name], name)
+            base = parts[name].data.get(EXTENDS)
+            if isinstance(base, str) and not base.startswith(PACKAGE):
+                name = joined(posixpath.dirname(name), base)
+        spec = next(iter(parts))
         listed = run("-C", top, "ls-tree", "-r", "-z", "--name-only", revision, "--", *wanted).decode().split("\0")
         tar = run("-C", top, "archive", "--format=tar", revision, "--", *filter(None, listed))
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
             archive.extractall(folder, filter="data")
-        return _of_spec(Path(folder) / name, target)
+        return _of_spec(Path(folder) / spec, target, only)
 
 
 def _files(document: Document, name: str) -> list[str]:
-    """Return the paths from the repository's root of a spec, its lock, and what it names beside it."""
-    base = Path(name).parent
-    verifier: Any = document.data.get("verifier")
-    model: Any = verifier.get("model") if isinstance(verifier, dict) else None
-    draft: Any = document.data.get("draft")
-    init: Any = draft.get("init") if isinstance(draft, dict) else None
-    folders = [one for one in (model, init.get("from") if isinstance(init, dict) else None) if isinstance(one, str)]
-    beside = [(base / one).as_posix() for one in (*named_files(document), *folders) if ":" not in one]
-    return [name, locks.lock_path(Path(name)).as_posix(), *(one for one in beside if ".." not in Path(one).parts)]
+    """Return the paths from the repository's root of a spec and what it names beside it."""
+    here = posixpath.dirname(name)
+    places = [document.root.at(place) for place, _ in named_places(document.data)]
+    named = [node.value for node in places if node is not None and isinstance(node.value, str)]
+    beside = [joined(here, one) for one in named if ":" not in one]
+    return [name, *(one for one in beside if not one.startswith(("..", "/")))]
 
 
 def _locked(old: Lock, new: Lock) -> list[Moved]:
@@ -283,10 +360,7 @@ def _of_rows(before: Side, after: Side, common: set[str]) -> list[Moved]:
             for path in {*one, *other}:
                 if one.get(path) != other.get(path):
                     found[kind, path] = (one.get(path), other.get(path))
-    order = ("value", "version", "engine")
-    return [
-        (kind, path, *found[kind, path]) for kind, path in sorted(found, key=lambda one: (order.index(one[0]), one[1]))
-    ]
+    return [(kind, path, *values) for (kind, path), values in found.items()]
 
 
 def _readers(before: Side, after: Side, kind: str, path: str) -> tuple[str, ...]:
@@ -308,11 +382,17 @@ def _changed(old: Row, new: Row) -> bool:
     return not same or set(old.inputs) != set(new.inputs)
 
 
-def _costs(after: Side) -> dict[str, Estimate]:
-    """Return what the stages of the second side take, where it is a spec or a lock."""
-    if after.lock is None:
-        return {}
-    if after.compiled is not None:
-        return after.compiled.estimates()
-    locked = after.lock.locked
-    return estimates(locked.values, machine_class(locked.machine, locked.engines), None)
+def _costs(after: Sides) -> dict[str | None, Estimate]:
+    """Return what the stages of the second side take by their recipes, where it is a spec or a lock."""
+    compiled = [one.compiled for one in after.values() if one.compiled is not None]
+    if compiled:
+        found = estimates(compiled)
+    else:
+        locked = [one.lock.locked for one in after.values() if one.lock is not None]
+        if not locked:
+            return {}
+        machine = machine_class(locked[0].machine, locked[0].engines)
+        estimator = Estimator(machine, None)
+        found = [estimator.estimates(lower(one.values, machine), one.values) for one in locked]
+    rows = [one.rows for one in after.values()]
+    return {row.recipe: cost[name] for some, cost in zip(rows, found, strict=True) for name, row in some.items()}

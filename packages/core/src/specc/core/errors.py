@@ -64,6 +64,11 @@ class SpeccError(Exception):
         self.code = code
         self.id = id
 
+    @property
+    def errors(self) -> list[SpeccError]:
+        """All that went wrong: this error alone, unless it stands for several."""
+        return [self]
+
     def render(self) -> str:
         """Return the whole error as it is printed, without colour.
 
@@ -99,7 +104,12 @@ class SpeccErrors(SpeccError):  # noqa: N818 - several of them
     def __init__(self, errors: list[SpeccError]) -> None:
         first = errors[0]
         super().__init__(first.message, where=first.where, code=max(error.code for error in errors))
-        self.errors = errors
+        self._errors = errors
+
+    @property
+    def errors(self) -> list[SpeccError]:
+        """All of them."""
+        return self._errors
 
     def render(self) -> str:
         """Return all errors, one after another."""

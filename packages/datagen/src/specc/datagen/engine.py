@@ -1,12 +1,12 @@
-"""vLLM in this process: every value that decides its batches, and with them the bits, is fixed here.
+"""vLLM in this process: every value that decides its batches, and with them the bits, is fixed.
 
 In bf16 a sum over one batch shape differs from the sum over another, so the same text can come out otherwise at a
 near tie. What makes a call repeat bit for bit, whatever was run before it:
 
 - the engine core is in the calling process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, which the executor sets) and
   schedules a step when the last one is over, so that all requests of a call are queued before its first step;
-- sequences and tokens of a step are bounded by the constants below, and the cache has a number of blocks that
-  follows from the model's dimensions, never from the memory that happens to be free;
+- sequences and tokens of a step are bounded by the constants of `specc.core.engines`, and the cache has a number of
+  blocks that follows from the model's dimensions, never from the memory that happens to be free;
 - no prefix cache: what an earlier call left in it would shorten a later call's prefills.
 """
 
@@ -16,22 +16,10 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from specc.core.engines import vllm_arguments
 from specc.core.errors import Exit, SpeccError
-
-SEQUENCES: Final = 256
-"""Sequences of a step at most: a shard of the default size decodes as one batch."""
-STEP_TOKENS: Final = 4096
-"""Tokens of a step at most, unless a sequence is longer."""
-EVEN: Final = 128
-"""What the tokens of a prefill are made a multiple of. oneDNN compiles kernels for every number of rows and keeps them,
-some 2 MB for all of a model's products: with numbers that hardly repeat, memory grows with the data."""
-BLOCK: Final[Mapping[str, int]] = {"cpu": 128, "cuda": 16}
-"""Positions of a block of the cache, as vLLM chooses them there."""
-CACHE_BYTES: Final[Mapping[str, int]] = {"cpu": 2 << 30, "cuda": 8 << 30}
-"""Memory for keys and values; less where `SEQUENCES` sequences of full length need less."""
-_WIDTH: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], *, length: int, **more: Any) -> Any:
@@ -47,24 +35,13 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
     from vllm import LLM
 
     device = facets.get("device", "cpu")
-    # On a CPU, compiled kernels gain a tenth and cost 80 s of start-up and a cache that would decide bits too.
-    here: Mapping[str, Any] = {"enforce_eager": True} if device == "cpu" else {}
     try:
         if device == "cpu":
             _import_models(params["verifier"]["config"]["architecture"], "ExtractHiddenStatesModel")
         return LLM(
             str(verifier),
-            dtype=params["verifier"]["dtype"],
-            max_model_len=length,
-            max_num_seqs=SEQUENCES,
-            max_num_batched_tokens=step_tokens(length),
-            block_size=BLOCK[device],
-            num_gpu_blocks_override=cache_blocks(params["verifier"], length, device),
-            enable_prefix_caching=False,
-            async_scheduling=False,
-            seed=0,
+            **vllm_arguments(params["verifier"], length, device),
             use_tqdm_on_load=False,
-            **here,
             **more,
         )
     except Exception as error:
@@ -88,20 +65,6 @@ def _import_models(*architectures: str) -> None:
         known: Any = ModelRegistry.models.get(architecture)
         if known is not None:
             ModelRegistry.register_model(architecture, known.load_model_cls())
-
-
-def step_tokens(length: int) -> int:
-    """Return the tokens of a step at most, for sequences of `length` positions at most."""
-    return -(-max(STEP_TOKENS, length) // EVEN) * EVEN
-
-
-def cache_blocks(verifier: Mapping[str, Any], length: int, device: str) -> int:
-    """Return the number of blocks of the cache: for as many sequences of `length` as memory allows, two at least."""
-    config = verifier["config"]
-    heads = config["num_key_value_heads"] * config["head_dim"]
-    position = 2 * config["num_hidden_layers"] * heads * _WIDTH[verifier["dtype"]]  # bytes of keys and values
-    sequence = -(-length // BLOCK[device])
-    return max(2 * sequence, min(SEQUENCES * sequence, CACHE_BYTES[device] // (position * BLOCK[device])))
 
 
 def generate(llm: Any, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:

@@ -24,10 +24,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from specc.core.engines import EVEN, SEQUENCES, capture_arguments, step_tokens
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
-from specc.datagen.engine import EVEN, SEQUENCES, generate, start, step_tokens, stop
+from specc.datagen.engine import generate, start, stop
 from specc.datagen.rows import read_index, shard_info, shard_name
 
 PATIENCE: Final = 60.0
@@ -135,12 +136,7 @@ class Capture:
             params,
             facets,
             length=length + 1,
-            enable_chunked_prefill=False,  # a prompt in pieces would be computed in other batch shapes
-            speculative_config={
-                "method": "extract_hidden_states",
-                "num_speculative_tokens": 1,
-                "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": list(layers)}},
-            },
+            **capture_arguments(layers),
             kv_transfer_config={
                 **(ours if facets.get("device", "cpu") == "cpu" else stock),
                 "kv_role": "kv_producer",

@@ -10,52 +10,15 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from specc.core.engines import deepspeed_config
 from specc.core.errors import Exit, SpeccError
 from specc.train.muon import Directions
 from specc.train.optim import make_optimizer
 from specc.train.whole import link_moments, master, moment, set_master, set_moment, shape_of
 
-BUCKET: Final = 5_000_000
-"""Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
-
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 PATIENCE: Final = timedelta(days=1)
 """How long a rank waits for another: the first one validates alone."""
-
-
-def deepspeed_config(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for the resolved `train` section.
-
-    Clipping is stated even where it is off: DeepSpeed would clip at 1.0 by itself. One micro batch is one
-    optimizer step, because the loss's weights are those of a whole step.
-    """
-    stage, offload, bf16 = train["zero"]["stage"], train["zero"]["offload"], train["precision"] == "bf16"
-    muon = train["optimizer"]["name"] == "muon"  # which clips by itself, since DeepSpeed would clip its directions
-    if bf16 and stage == 0:
-        raise SpeccError("DeepSpeed keeps no fp32 masters for bf16 at ZeRO stage 0",
-                         hint="set `train.zero.stage` to 1, or `train.precision` to fp32", code=Exit.INPUT)  # fmt: skip
-    in_memory = {"device": "cpu", "pin_memory": os.environ.get("DS_ACCELERATOR") == "cuda"}
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0 if muon else float(train["gradient_clipping"] or 0.0),
-        "steps_per_print": 2**31,
-        "zero_optimization": {
-            "stage": stage,
-            "reduce_bucket_size": BUCKET,
-            "allgather_bucket_size": BUCKET,
-            "overlap_comm": False,
-            **({"stage3_prefetch_bucket_size": BUCKET, "stage3_max_live_parameters": BUCKET} if stage == 3 else {}),
-            **({} if offload == "none" else {"offload_optimizer": in_memory}),
-            **({"offload_param": in_memory} if offload == "parameters" else {}),
-        },
-        # The optimizer is ours, also where its state is offloaded: the same bits, and nothing to compile.
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
-    if bf16:
-        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-    return config
 
 
 class Engine:
@@ -63,7 +26,7 @@ class Engine:
 
     def __init__(self, model: nn.Module, train: Mapping[str, Any]) -> None:
         """Hand `model` over; raises `SpeccError` for a configuration that DeepSpeed refuses."""
-        config = deepspeed_config(train)
+        config = deepspeed_config(train, os.environ["DS_ACCELERATOR"])
         import deepspeed
         import deepspeed.ops
         from deepspeed.runtime.config import DeepSpeedConfig

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from specc.core.algorithms.base import Algorithm, Derived, DraftSection, Section, TensorSpec, Tree
+from specc.core.algorithms.base import (
+    Algorithm,
+    Derived,
+    DraftSection,
+    Section,
+    TensorSpec,
+    TrainingCost,
+    Tree,
+    attention,
+    learnt,
+)
 
 DEFAULT_VOCABULARY = 32000
+_MEMORY = ("k_proj.weight", "v_proj.weight")
+"""Names of the tensors that make keys and values."""
 
 
 class TestTimeTraining(Section):
@@ -116,6 +129,37 @@ def layout(draft: Tree, verifier: Tree) -> list[TensorSpec]:
     return sorted(tensors, key=lambda tensor: tensor.name)
 
 
+def hidden_states(draft: Tree) -> int:
+    """Return 1 more than the draft reads: the verifier's last state gives the targets."""
+    return len(draft["hidden_state_layers"]) + 1
+
+
+def training(draft: Tree, verifier: Tree, length: float) -> TrainingCost:
+    """Return what a row costs as `specc.train.models.eagle3` computes.
+
+    At the first step all rows go through all layers but the last, of which those without a target make keys and values
+    alone; later steps have the rows with a target. What is learnt costs 6 a weight (forward, gradients of inputs and
+    weights), the fusion of frozen states 4, and the frozen head 2 for the verifier and 4 for each step of the draft.
+    """
+    steps = draft["ttt"]["steps"]
+    shapes = learnt(layout(draft, verifier)).items()
+    size = {name: math.prod(shape) for name, shape in shapes if len(shape) == 2}
+    fuse = size["fc.weight"]
+    layers = sum(size.values()) - fuse
+    last = f"layers.{draft['layers'] - 1}."
+    tail = sum(count for name, count in size.items() if name.startswith(last) and not name.endswith(_MEMORY))
+    head = draft["vocabulary"] * verifier["hidden_size"]
+    seen = attention(verifier, min(length, draft["sliding_window"] or length), draft["layers"])
+    guess = 2 * (fuse + steps * (layers + head)) + steps * seen
+    return TrainingCost(
+        row=(6 if draft["fc_norm"] else 4) * fuse + 6 * (layers - tail),
+        target=6 * (tail + (steps - 1) * layers) + steps * 3.5 * seen + (2 + 4 * steps) * head,
+        guess=guess,
+        checked=guess + 2 * head,
+        kept=steps,
+    )
+
+
 def max_speculative_tokens(draft: Tree) -> int:
     """Return 4 times the trained steps: an autoregressive draft can be asked for more than it was trained for."""
     return 4 * draft["ttt"]["steps"]
@@ -127,5 +171,7 @@ EAGLE3 = Algorithm(
     section=Eagle3Draft,
     derive=derive,
     layout=layout,
+    hidden_states=hidden_states,
+    training=training,
     max_speculative_tokens=max_speculative_tokens,
 )

@@ -5,25 +5,27 @@ from __future__ import annotations
 import fcntl
 import json as jsonlib
 import os
+import shlex
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from specc.core import lock as locks
-from specc.core.cli.decisions import estimate_data
-from specc.core.cli.options import SPEC, as_json, minutes, print_json, words
-from specc.core.compiler import Compiled, Trust, compile_spec, with_results
-from specc.core.errors import Exit, SpeccError
+from specc.core.cli.compare import compared, table
+from specc.core.cli.decisions import estimate_data, steps, work
+from specc.core.cli.options import ONLY, SPEC, as_json, minutes, print_json, words
+from specc.core.compiler import Builds, Compiled, Trust, compile_builds, estimates, with_results
+from specc.core.errors import Exit, SpeccError, SpeccErrors
 from specc.core.execute import Reporter, build, machine_name, terminable
 from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
-from specc.core.lock import Lock
-from specc.core.plan import ROWS, Decision, decide, total
+from specc.core.lock import Lock, Locks
+from specc.core.plan import ROWS, Decision, Estimate, total
 
 
 @click.command("build", short_help="build what is missing")
@@ -33,77 +35,142 @@ from specc.core.plan import ROWS, Decision, decide, total
 @click.option("--stage", type=click.Choice(list(ROWS)), help="Build this stage and what it needs, no further.")
 @click.option("--force", is_flag=True, help="Build again what is there (with --stage, that one), and compare.")
 @click.option("--offline", is_flag=True, help="Ask no hub; fail when something would have to be fetched.")
+@click.option("--keep-going", is_flag=True, help="Of a spec with a matrix, go on with the next build when one fails.")
+@ONLY
 @as_json
 def command(  # noqa: PLR0917 - click passes by name
-    spec: Path, locked: bool, frozen: bool, stage: str | None, force: bool, offline: bool, json: bool
+    spec: Path,
+    locked: bool,
+    frozen: bool,
+    stage: str | None,
+    force: bool,
+    offline: bool,
+    keep_going: bool,
+    only: tuple[str, ...],
+    json: bool,
 ) -> int:
-    """Build SPEC: run the stages whose artifacts are not in the store, and judge its checks."""
+    """Build SPEC: run the stages whose artifacts are not in the store, and judge its checks.
+
+    Of a spec with a matrix all builds are made, one after another; what they share is built once.
+    """
     started = time.monotonic()
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     trust: Trust = "frozen" if frozen else "locked" if locked else "update"
-    compiled = compile_spec(spec, trust=trust, machine=machine_name())
+    builds = compile_builds(spec, trust=trust, machine=machine_name())
+    chosen = builds.chosen(only)
     if trust == "update":
-        _record(compiled, {}, compiled.before)
-    plan = compiled.plan()
-    work = force or any(decision.action != "hit" for decision in decide(plan, compiled.store))
-    expected = compiled.estimates() if work else {}
-    with terminable(), compiled.store.lease() as hold:
-        done = build(
-            plan,
-            compiled.store,
-            values=compiled.lock.locked.values,
-            files=compiled.resolved.files,
-            reporter=Reporter(),
-            hold=hold,
-            until=stage,
-            force=force,
-        )
-        found = {name: decision.digest for name, decision in done.items() if decision.digest}
-        _compare(compiled, compiled.lock, found)
-        if trust == "update":
-            _record(compiled, found, compiled.lock)
-        if digest := found.get("evaluation"):
-            compiled.store.require(digest, "evaluation")  # it is read below
-        verdicts = judge(compiled, done)
+        _record(builds, {}, builds.before)
+    expected = estimates(chosen) if force or work(steps(chosen)) else []
+    made: list[Made] = []
+    errors: list[SpeccError] = []
+    store = chosen[0].store
+    with terminable(), store.lease() as hold:
+        for number, compiled in enumerate(chosen, start=1):
+            if compiled.build:
+                words(f"[{number}/{len(chosen)}] {compiled.build}")
+            try:
+                done = build(
+                    compiled.plan,
+                    store,
+                    values=compiled.lock.locked.values,
+                    files=compiled.resolved.files,
+                    reporter=Reporter(),
+                    hold=hold,
+                    until=stage,
+                    force=force and not made,
+                )
+                one = Made(compiled, done)
+                _compare(compiled, compiled.lock, one.found)
+                if trust == "update":
+                    _record(builds, {compiled.build: one.found}, builds.locks)
+                if digest := one.found.get("evaluation"):
+                    store.require(digest, "evaluation")  # it is read below
+                made.append(one)
+            except SpeccError as error:
+                if not keep_going:
+                    raise
+                words(error.render())
+                errors.append(error)
+        verdicts = [judge(one.compiled, one.done) for one in made]
         seconds, said = time.monotonic() - started, None
-        if built := [name for name, decision in done.items() if decision.action != "hit"]:
-            expected = expected or compiled.estimates()  # what was there is gone meanwhile
-            said = total(expected[name] for name in built)
+        if ran := {decision.stage.recipe for one in made for decision in one.done.values() if decision.action != "hit"}:
+            expected = expected or estimates(chosen)  # what was there is gone meanwhile
+            said = total(_once(chosen, expected, ran))
         if json:
-            print_json(
-                {
-                    "name": compiled.name,
-                    "artifacts": {name: f"sha256:{digest}" for name, digest in found.items()},
-                    "checks": [verdict.as_json() for verdict in verdicts],
-                    "seconds": round(seconds, 1),
-                    "estimate": estimate_data(said) if said else None,
-                }
-            )
-        else:
+            _print(made, verdicts, seconds, said)
+        elif made:
             took = f"took {minutes(seconds)}; the plan said {minutes(said.seconds)}" if said else None
-            _summary(compiled, done, verdicts, stage, took)
-    return Exit.OK if all(verdict.met for verdict in verdicts) else Exit.INPUT
+            _summary(made, verdicts, stage, took)
+    if errors:
+        raise SpeccErrors(errors)
+    return Exit.OK if all(verdict.met for some in verdicts for verdict in some) else Exit.INPUT
 
 
-def _record(compiled: Compiled, found: dict[str, str], expected: Lock | None) -> None:
-    """Write the lock with what this build found, on top of what other builds have noted there meanwhile.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A build that came to its end."""
+
+    compiled: Compiled
+    done: Mapping[str, Decision]
+
+    @property
+    def found(self) -> dict[str, str]:
+        """The digests of its stages' artifacts."""
+        return {name: decision.digest for name, decision in self.done.items() if decision.digest}
+
+
+def _once(chosen: Sequence[Compiled], expected: Sequence[Mapping[str, Estimate]], ran: set[str]) -> list[Estimate]:
+    """Return the estimates of the stages that ran, by their recipes."""
+    every = {
+        stage.recipe: found[stage.name]
+        for compiled, found in zip(chosen, expected, strict=True)
+        for stage in compiled.plan.stages
+    }
+    return [every[recipe] for recipe in every if recipe in ran]
+
+
+def _print(made: Sequence[Made], verdicts: Sequence[Sequence[Verdict]], seconds: float, said: Estimate | None) -> None:
+    """Print what came out as data: one build's artifacts and checks, or those of each build of a matrix."""
+    found = [
+        {
+            "artifacts": {name: f"sha256:{digest}" for name, digest in one.found.items()},
+            "checks": [verdict.as_json() for verdict in some],
+        }
+        for one, some in zip(made, verdicts, strict=True)
+    ]
+    names = [one.compiled.build for one in made]
+    print_json(
+        {
+            "name": str(made[0].compiled.lock.locked.values["name"]) if made else None,
+            **(found[0] if names == [""] else {"builds": dict(zip(names, found, strict=True))}),
+            "seconds": round(seconds, 1),
+            "estimate": estimate_data(said) if said else None,
+        }
+    )
+
+
+def _record(builds: Builds, found: Mapping[str, dict[str, str]], expected: Locks | None) -> None:
+    """Write the lock with what its builds found, on top of what other processes have noted there meanwhile.
 
     A lock that is neither ours nor the `expected` one is another's, who knows better, and is left as it is. Raises
     `SpeccError` if the lock cannot be written, or if it has another digest by now (exit code 4).
     """
-    path, ours = compiled.lock_path, compiled.lock
+    path, ours = builds.lock_path, dict(builds.locks)
     with _alone(path.absolute().parent):
         there = locks.read(path)
         if there is not None and _same(there, ours):
-            _compare(compiled, there, found)
-            ours = replace(ours, results={**ours.results, **there.results})
+            for compiled in builds.every:
+                _compare(compiled, there[compiled.build], found.get(compiled.build, {}))
+            ours = {name: replace(lock, results={**lock.results, **there[name].results}) for name, lock in ours.items()}
         elif there is not None and (expected is None or not _same(there, expected)):
-            words(f"the lock {path.name} was changed meanwhile, and stays so: `specc build {compiled.path}` notes in it"
+            words(f"the lock {path.name} was changed meanwhile, and stays so: `specc build {builds.path}` notes in it"
                   " what this build found")  # fmt: skip
             return
+        numerics = {compiled.build: compiled.plan.numerics for compiled in builds.every}
+        ours |= {name: with_results(ours[name], numerics[name], digests) for name, digests in found.items() if digests}
         try:
-            locks.write(path, with_results(ours, compiled.plan().numerics, found) if found else ours)
+            locks.write(path, ours)
         except OSError as error:
             raise storage_error(
                 OSError(error.errno, error.strerror, path.name),
@@ -112,9 +179,10 @@ def _record(compiled: Compiled, found: dict[str, str], expected: Lock | None) ->
             ) from error
 
 
-def _same(one: Lock, two: Lock) -> bool:
+def _same(one: Locks, two: Locks) -> bool:
     """Tell whether two locks pin the same, whatever builds found."""
-    return replace(one, results={}).dump() == replace(two, results={}).dump()
+    plain = [locks.dump({name: replace(lock, results={}) for name, lock in some.items()}) for some in (one, two)]
+    return plain[0] == plain[1]
 
 
 @contextmanager
@@ -134,7 +202,7 @@ def _alone(folder: Path) -> Generator[None]:
 
 def _compare(compiled: Compiled, lock: Lock, found: dict[str, str]) -> None:
     """Raise `SpeccError` (exit 4) when a stage came out otherwise than the lock has it for this class."""
-    plan = compiled.plan()
+    plan = compiled.plan
     known = lock.results.get(plan.numerics, {})
     wrong = [name for name, digest in found.items() if known.get(name, digest) != digest]
     if wrong:
@@ -150,26 +218,42 @@ def _compare(compiled: Compiled, lock: Lock, found: dict[str, str]) -> None:
         )
 
 
-def _summary(
-    compiled: Compiled, done: dict[str, Decision], verdicts: list[Verdict], stage: str | None, took: str | None
-) -> None:
-    """Say what came out: the checkpoint, what it `took` if it was built, what was measured, and how to serve it."""
+def _summary(made: Sequence[Made], verdicts: Sequence[Sequence[Verdict]], stage: str | None, took: str | None) -> None:
+    """Say what came out: a checkpoint, or those of a matrix side by side."""
+    if len(made) > 1:
+        words(f"{len(made)} builds" if took else f"nothing to do: {len(made)} builds")
+        for line in table(compared((one.compiled, list(one.done.values())) for one in made)):
+            click.echo(line)
+        if took:
+            words(f"  {took}")
+    for one, some in zip(made, verdicts, strict=True):
+        if len(made) == 1:
+            _one(one, stage, took)
+        for verdict in some:
+            words(f"  {f'{one.compiled.build}: ' if len(made) > 1 else ''}{verdict.line()}")
+    if len(made) == 1 and stage in (None, "checkpoint", "evaluation"):
+        words(f"  serve it: specc serve --dry-run {_only(made[0].compiled)}{made[0].compiled.path}")
+    if any(not verdict.met for some in verdicts for verdict in some):
+        words("\nbuilt, checks failed")
+
+
+def _only(compiled: Compiled) -> str:
+    """Return the option that chooses a build of a matrix, with the space after it."""
+    return f"--only {shlex.quote(compiled.build)} " if compiled.build else ""
+
+
+def _one(made: Made, stage: str | None, took: str | None) -> None:
+    """Say what came out of one build: the checkpoint, what it `took` if it was built, and what was measured."""
+    compiled, done = made.compiled, made.done
     last = done[stage] if stage else done.get("checkpoint") or list(done.values())[-1]
     digest = last.digest or ""
-    path = compiled.store.path(digest)
     words(f"{'built' if took else 'nothing to do'}: {last.stage.name} sha256:{digest}")
-    click.echo(_short(path))
+    click.echo(_short(compiled.store.path(digest)))
     if took:
         words(f"  {took}")
     if (evaluation := done.get("evaluation")) is not None and evaluation.digest:
         for line in _measured(compiled, evaluation.digest):
             words(f"  {line}")
-    for verdict in verdicts:
-        words(f"  {verdict.line()}")
-    if last.stage.name == "checkpoint":
-        words(f"  serve it: specc serve --dry-run {compiled.path}")
-    if any(not verdict.met for verdict in verdicts):
-        words("\nbuilt, checks failed")
 
 
 def _measured(compiled: Compiled, digest: str) -> list[str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from specc.core.cli.reports import FORMATS, Finding, Good, Report, each
-from specc.core.errors import Exit, SpeccError
+from specc.core.cli.options import one_format
+from specc.core.cli.reports import FORMATS, Finding, Good, Report
+from specc.core.errors import SpeccError
 from specc.core.language import check
 
 
@@ -25,10 +26,7 @@ def command(specs: tuple[Path, ...], form: str | None, as_json: bool) -> int:
 
     Nothing is run and no network is used, so a stranger's spec is safe to check. All errors are shown at once.
     """
-    if as_json and form not in (None, "json"):
-        raise SpeccError(f"`--json` and `--format {form}` are two formats, and one is printed",
-                         hint="leave one of them out", code=Exit.USAGE)  # fmt: skip
-    chosen = FORMATS["json" if as_json else form or "text"]
+    chosen = FORMATS[one_format(form, as_json, "text")]
     report = _check(specs)
     for item in report.good:
         click.echo(f"ok: {item.file}", err=True)
@@ -44,7 +42,7 @@ def _check(specs: tuple[Path, ...]) -> Report:
         try:
             checked = check(path, files=True)
         except SpeccError as error:
-            findings += [Finding(path, item) for item in each(error)]
+            findings += [Finding(path, item) for item in error.errors]
         else:
-            good.append(Good(str(path), checked.spec.name))
+            good.append(Good(str(path), checked[0].spec.name))
     return Report(tuple(good), tuple(findings))

@@ -1,17 +1,41 @@
-"""How decisions are shown: the table of `plan`, what a build will take, and the reasons that `status` gives too."""
+"""How decisions are shown: the tables of `plan`, what a build will take, and the reasons that `status` gives too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from specc.core.cli.options import human, minutes, paint
-from specc.core.compiler import Compiled, show
+from specc.core.cli.options import columns, human, minutes, paint
+from specc.core.compiler import Compiled, estimates, show
 from specc.core.execute import machine_name
-from specc.core.plan import Change, Decision, Estimate, total
+from specc.core.plan import Change, Decision, Estimate, decide, total
 
 _COLOURS = {"hit": "green", "build": "yellow", "build?": "cyan"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage of a plan with what is to be done and what it takes; `compiled` is the first build that has it."""
+
+    compiled: Compiled
+    decision: Decision
+    estimate: Estimate
+
+
+def decided(builds: Sequence[Compiled]) -> list[list[Decision]]:
+    """Return the decisions of each of a spec's builds."""
+    known = dict[str, Decision]()
+    return [decide(compiled.plan, compiled.store, known) for compiled in builds]
+
+
+def steps(builds: Sequence[Compiled]) -> list[Step]:
+    """Return the steps of a spec's builds in the order they run, what several builds share once."""
+    once: dict[str, Step] = {}
+    for compiled, decisions, found in zip(builds, decided(builds), estimates(builds), strict=True):
+        for decision in decisions:
+            once.setdefault(decision.stage.recipe, Step(compiled, decision, found[decision.stage.name]))
+    return list(once.values())
 
 
 def reason(compiled: Compiled, decision: Decision) -> str:
@@ -46,35 +70,52 @@ def change_words(compiled: Compiled, change: Change) -> str:
     )
 
 
-def table(compiled: Compiled, decisions: list[Decision], found: Mapping[str, Estimate]) -> str:
-    """Return the plan as a table; what a stage will take stands beside those that are to be built."""
-    width = max(len("stage"), *(len(decision.stage.name) for decision in decisions))
+def table(found: Sequence[Step]) -> str:
+    """Return the plan of one build as a table; what a stage will take stands beside those that are to be built."""
+    width = max(len("stage"), *(len(step.decision.stage.name) for step in found))
     lines = [f"{'stage':<{width}}  key       action  time    disk    memory  why"]
-    for decision in decisions:
+    for step in found:
+        decision = step.decision
         action = paint(f"{decision.action:<6}", _COLOURS[decision.action])
         key = (decision.key or "")[:8]
-        cells = "  ".join(f"{cell:<6}" for cell in _cells(decision, found))
-        lines.append(f"{decision.stage.name:<{width}}  {key:<8}  {action}  {cells}  {reason(compiled, decision)}")
+        cells = "  ".join(f"{cell:<6}" for cell in _cells(decision.action, step.estimate))
+        why = reason(step.compiled, decision)
+        lines.append(f"{decision.stage.name:<{width}}  {key:<8}  {action}  {cells}  {why}")
     return "\n".join(lines)
 
 
-def _cells(decision: Decision, found: Mapping[str, Estimate]) -> tuple[str, str, str]:
-    if decision.action == "hit":
+def grouped(found: Sequence[Step]) -> str:
+    """Return the plan of a matrix as a table: a line for each stage and what is done with it."""
+    rows = [["stage", "count", "action", "time", "disk", "memory", "why"]]
+    groups: dict[tuple[str, str], list[Step]] = {}
+    for step in found:
+        groups.setdefault((step.decision.stage.name, step.decision.action), []).append(step)
+    for (name, action), some in groups.items():
+        why = reason(some[0].compiled, some[0].decision) if len(some) == 1 else "a different one for each build"
+        cells = _cells(action, total(step.estimate for step in some))
+        rows.append([name, str(len(some)), action, *cells, why])
+    order = list(dict.fromkeys(step.decision.stage.name for step in found))
+    head, *lines = columns([rows[0], *sorted(rows[1:], key=lambda row: order.index(row[0]))])
+    return "\n".join([head, *lines])
+
+
+def _cells(action: str, estimate: Estimate) -> tuple[str, str, str]:
+    if action == "hit":
         return "", "", ""
-    stage = found[decision.stage.name]
-    return minutes(stage.seconds), human(stage.disk), human(stage.memory)
+    return minutes(estimate.seconds), human(estimate.disk), human(estimate.memory)
 
 
-def work(decisions: list[Decision], found: Mapping[str, Estimate]) -> list[Estimate]:
-    """Return what each stage will take that is to be built."""
-    return [found[decision.stage.name] for decision in decisions if decision.action != "hit"]
+def work(found: Iterable[Step]) -> list[Estimate]:
+    """Return what each step will take that is to be done."""
+    return [step.estimate for step in found if step.decision.action != "hit"]
 
 
-def summary(compiled: Compiled, decisions: list[Decision], found: Mapping[str, Estimate]) -> str:
+def summary(found: Sequence[Step], builds: int = 1) -> str:
     """Return one line on the whole plan: how much is to be built, what it will take, and how that is known."""
-    todo = work(decisions, found)
-    hits, whole = len(decisions) - len(todo), total(todo)
-    line = f"plan: {hits} hit{'s' * (hits != 1)}, {len(todo)} to build"
+    compiled, todo = found[0].compiled, work(found)
+    hits, whole = len(found) - len(todo), total(todo)
+    many = f"{builds} builds, " if builds > 1 else ""
+    line = f"plan: {many}{hits} hit{'s' * (hits != 1)}, {len(todo)} to build"
     if not todo:
         return line
     here = compiled.machine.name == machine_name()
@@ -89,23 +130,23 @@ def estimate_data(whole: Estimate) -> dict[str, Any]:
     return {**asdict(whole), "seconds": round(whole.seconds, 3)}
 
 
-def as_data(compiled: Compiled, decisions: list[Decision], found: Mapping[str, Estimate]) -> list[dict[str, Any]]:
-    """Return decisions for `--json`, each with what its stage takes, be it there or not."""
+def as_data(found: Iterable[Step]) -> list[dict[str, Any]]:
+    """Return steps for `--json`, each with what it takes, be it done or not."""
     return [
         {
-            "stage": decision.stage.name,
-            "action": decision.action,
-            "key": decision.key,
-            "recipe": decision.stage.recipe,
-            "digest": decision.digest,
-            "waits_for": list(decision.waits_for),
+            "stage": step.decision.stage.name,
+            "action": step.decision.action,
+            "key": step.decision.key,
+            "recipe": step.decision.stage.recipe,
+            "digest": step.decision.digest,
+            "waits_for": list(step.decision.waits_for),
             "changes": [
                 {"path": item.path, "before": item.before, "after": item.after, "kind": item.kind,
-                 "where": compiled.where(item.path) if item.kind == "value" else None}
-                for item in decision.changes
+                 "where": step.compiled.where(item.path) if item.kind == "value" else None}
+                for item in step.decision.changes
             ],
-            "why": reason(compiled, decision),
-            "estimate": estimate_data(found[decision.stage.name]),
+            "why": reason(step.compiled, step.decision),
+            "estimate": estimate_data(step.estimate),
         }
-        for decision in decisions
+        for step in found
     ]  # fmt: skip

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import click
 
-from specc.core.cli.options import columns, human, minutes, print_json
-from specc.core.compiler import show
-from specc.core.diff import Comparison, Difference, Rebuilt, compare, side
+from specc.core.cli.options import ONLY, columns, human, minutes, one_format, print_json
+from specc.core.compiler import MANY, show
+from specc.core.diff import Comparison, Difference, Rebuilt, compare, sides
 from specc.core.errors import Exit
 from specc.core.language.words import listed
 from specc.core.plan import total
@@ -23,22 +23,24 @@ WIDEST: Final = 48
 @click.command("diff", short_help="what changed in meaning between two specs, locks, revisions or artifacts")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
-@click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="text", help="Markdown is for a review's comment."
-)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Markdown is for a review's comment.")
 @click.option("--json", "as_json", is_flag=True, help="The same as `--format json`.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 5 when something would be built anew.")
-def command(before: str, after: str, form: str, as_json: bool, detailed_exitcode: bool) -> int:
+@ONLY
+def command(  # noqa: PLR0917 - click passes by name
+    before: str, after: str, form: str | None, as_json: bool, detailed_exitcode: bool, only: tuple[str, ...]
+) -> int:
     """Compare A and B: each a spec, a lock, `REVISION:path` of either, or the start of an artifact's id.
 
     Values are compared as they are resolved, so that comments, the order of keys and a default that is written out
     are no change. Stages are those that B builds anew where A was built, with what that takes on this machine.
     """
-    found = compare(side(before), side(after))
-    if as_json or form == "json":
+    chosen = one_format(form, as_json, "text")
+    found = compare(sides(before, only), sides(after, only))
+    if chosen == "json":
         print_json(_data(found))
     else:
-        click.echo(_markdown(found) if form == "markdown" else _text(found))
+        click.echo(_markdown(found) if chosen == "markdown" else _text(found))
     return Exit.WORK if detailed_exitcode and found.rebuilt else Exit.OK
 
 
@@ -49,11 +51,13 @@ def _data(found: Comparison) -> dict[str, Any]:
         "differences": [asdict(one) for one in found.differences],
         "rebuilt": [asdict(one) for one in found.rebuilt],
         "dropped": list(found.dropped),
+        "added": list(found.added),
+        "removed": list(found.removed),
     }
 
 
 def _text(found: Comparison) -> str:
-    lines = [f"{found.before} → {found.after}"]
+    lines = [f"{found.before} → {found.after}", *(f"  {line}" for line in _builds(found))]
     rows = [(one.path, _change(one), _of(one)) for one in found.differences]
     lines += [f"  {line}" for line in columns(rows, WIDEST)]
     if found.rebuilt or found.dropped:
@@ -64,6 +68,7 @@ def _text(found: Comparison) -> str:
 def _markdown(found: Comparison) -> str:
     """Return the comparison for a review's comment: tables, and what a reader wants to know in the first line."""
     lines = [f"**{_sum(found)}**", "", f"`{found.before}` → `{found.after}`"]
+    lines += ["", *(f"- {line}" for line in _builds(found))] if found.added or found.removed else []
     if found.differences:
         rows = [(f"`{one.path}`", _cell(one.before), _cell(one.after), _of(one)) for one in found.differences]
         lines += ["", *_table([("value", "before", "after", "where, and the stages that read it"), *rows])]
@@ -72,16 +77,25 @@ def _markdown(found: Comparison) -> str:
     return "\n".join(lines)
 
 
+def _builds(found: Comparison) -> list[str]:
+    """Return a line for each build of a matrix that only one side has, or for all of them if they are many."""
+    lines: list[str] = []
+    for builds, what in ((found.added, "new"), (found.removed, "no longer")):
+        named = [f"{what} in the matrix: {listed([build])}" for build in builds]
+        lines += named if len(named) <= MANY else [f"{what} in the matrix: {len(named)} builds"]
+    return lines
+
+
 def _sum(found: Comparison) -> str:
     """Return the comparison in one sentence."""
-    if not found.differences and not found.rebuilt and not found.dropped:
+    if not (found.differences or found.rebuilt or found.dropped or found.added or found.removed):
         return "no difference in meaning"
     count = len(found.differences)
     values = f"{count} value{'s differ' if count != 1 else ' differs'}"
     if not found.rebuilt:
         return f"{values}, nothing is built anew"
-    verb = "is" if len(found.rebuilt) == 1 else "are"
-    line = f"{values}, {len(found.rebuilt)} of {found.stages} stages {verb} built anew"
+    anew = sum(one.count for one in found.rebuilt)
+    line = f"{values}, {anew} of {found.stages} stages {'is' if anew == 1 else 'are'} built anew"
     known = [one.estimate for one in found.rebuilt if one.estimate is not None]
     if len(known) != len(found.rebuilt):
         return line
@@ -110,7 +124,9 @@ def _of(one: Difference) -> str:
 
 def _stages(found: Comparison) -> list[tuple[str, ...]]:
     """Return what happens to stages as a table with its head."""
-    rows = [(one.stage, *_cost(one), _why(one)) for one in found.rebuilt]
+    rows = [
+        (f"{one.stage} × {one.count}" if one.count > 1 else one.stage, *_cost(one), _why(one)) for one in found.rebuilt
+    ]
     return [("stage", "time", "disk", "why"), *rows, *((name, "", "", "no longer there") for name in found.dropped)]
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 
 import click
 
-from specc.core.cli.options import as_json, human, paint, print_json, words
+from specc.core.algorithms import algorithm
+from specc.core.cli.options import ONLY, as_json, human, paint, print_json, words
 from specc.core.compiler import Compiled, compile_spec
 from specc.core.errors import Exit
 from specc.core.execute.machine import cpu_flags, detect_class, installed, isa_of, machine_name
@@ -36,10 +37,11 @@ class Fact:
 
 @click.command("doctor", short_help="what this machine has, and what a spec needs beyond it")
 @click.argument("spec", required=False, type=click.Path(path_type=Path))
+@ONLY
 @as_json
-def command(spec: Path | None, json: bool) -> int:
+def command(spec: Path | None, only: tuple[str, ...], json: bool) -> int:
     """Show this machine's class, engines, threads, memory and disk, and with SPEC what it lacks for a build."""
-    compiled = compile_spec(spec, machine=machine_name()) if spec else None
+    compiled = compile_spec(spec, machine=machine_name(), only=only) if spec else None
     store = compiled.store if compiled else Store.locate(Path.cwd() / "spec.yaml")
     facts = [*_machine(), *_engines(compiled.machine if compiled else machine_class(machine_name()), spec)]
     facts += _needs(compiled) if compiled else [_disk(store, None)]
@@ -107,7 +109,7 @@ def _states(values: Mapping[str, Any], files: Mapping[str, Path]) -> int:
         with files[source["file"]].open("rb") as file:
             lines = sum(1 for line in file if line.strip())
         rows += min(lines, source.get("rows") or lines)
-    layers = len(values["draft"]["hidden_state_layers"]) + 1
+    layers = algorithm(values["draft"]["algorithm"]).hidden_states(values["draft"])
     width = layers * config["hidden_size"] * BYTES[values["verifier"]["dtype"]]
     return rows * data["sequence_length"] * width
 

@@ -90,11 +90,11 @@ def command(spec: Path | None, machine: str | None, hashes: bool, json: bool) ->
 
 
 def _lock(spec: Path) -> Lock | None:
-    lock = locks.read(locks.lock_path(spec))
-    if lock is None and not spec.is_file():
+    builds = locks.read(locks.lock_path(spec))
+    if builds is None and not spec.is_file():
         raise SpeccError("there is no such file", where=str(spec),
                          hint="`specc env` without a spec prints this release's engines")  # fmt: skip
-    return lock
+    return next(iter(builds.values())) if builds else None  # all builds of a spec have the same engines
 
 
 def _pinned(engines: Mapping[str, Any], origin: str) -> list[Requirement]:

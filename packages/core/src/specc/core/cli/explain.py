@@ -5,37 +5,42 @@ from __future__ import annotations
 import difflib
 import json as jsonlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import click
 
-from specc.core.cli.decisions import as_data, change_words, reason
-from specc.core.cli.options import as_json, human, print_json
+from specc.core.cli.decisions import Step, as_data, change_words, reason
+from specc.core.cli.options import ONLY, as_json, human, print_json
 from specc.core.compiler import Compiled, compile_spec
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import flatten
-from specc.core.language.explanations import EXPLANATIONS
+from specc.core.language.explanations import EXPLANATIONS, page
 from specc.core.language.schema import Schema, fields, published_schema
 from specc.core.language.words import listed, words
 from specc.core.plan import Decision, Plan, decide
 
 
 @click.command("explain", short_help="why a stage rebuilds, where a value came from, what an error means")
-@click.argument("target", metavar="SPEC|ID")
+@click.argument("target", metavar="[SPEC|ID]", required=False)
 @click.argument("what", metavar="[STAGE|FIELD]", required=False)
+@ONLY
 @as_json
-def command(target: str, what: str | None, json: bool) -> int:
-    """Explain a stage or a field of SPEC, or the error with an ID such as `E0231`.
+def command(target: str | None, what: str | None, only: tuple[str, ...], json: bool) -> int:
+    """Explain a stage or a field of SPEC, or the error with an ID such as `E0231`; with neither, list all errors.
 
     A stage's page says why it would be built, down to the value and its line. A field's page says its value, where that
     came from, its default, and the stages whose results depend on it. A field may be shortened where only one is meant:
     `train.learning_rate`.
     """
+    if target is None:
+        return _errors(json=json)
     if what is None:
         return _error(target, json=json)
-    compiled = compile_spec(Path(target))
-    plan = compiled.plan()
+    compiled = compile_spec(Path(target), only=only)
+    plan = compiled.plan
     if what in {stage.name for stage in plan.stages}:
         return _stage(compiled, plan, what, json=json)
     found = _field(compiled, plan, _resolve(compiled, plan, what))
@@ -43,6 +48,15 @@ def command(target: str, what: str | None, json: bool) -> int:
         print_json(found)
     else:
         click.echo(_page(found))
+    return Exit.OK
+
+
+def _errors(*, json: bool) -> int:
+    """Print every error's id and sentence."""
+    if json:
+        print_json({"errors": [{"id": name, "sentence": sentence} for name, sentence in EXPLANATIONS.items()]})
+    else:
+        click.echo("\n".join(f"{name}  {_sentence(sentence)}" for name, sentence in EXPLANATIONS.items()))
     return Exit.OK
 
 
@@ -56,19 +70,28 @@ def _error(identity: str, *, json: bool) -> int:
             )
         near = difflib.get_close_matches(identity.upper(), EXPLANATIONS, n=1)
         raise SpeccError(f"no error has the id `{identity}`",
-                         hint=f"did you mean `{near[0]}`?" if near else "ids look like `E0101`")  # fmt: skip
+                         hint=f"did you mean `{near[0]}`?" if near else "`specc explain` lists all ids")  # fmt: skip
+    found = page(identity)
     if json:
-        print_json({"id": identity, "explanation": EXPLANATIONS[identity]})
+        print_json(asdict(found))
     else:
-        click.echo(f"{identity}\n  {EXPLANATIONS[identity]}")
+        click.echo(
+            f"{identity}: {_sentence(found.sentence)}\n  why      {_sentence(found.why)}\n"
+            f"  instead  {_sentence(found.instead)}\n\n{found.file}:\n\n{indent(found.example, '  ')}\n"
+            f"what specc says of it:\n\n{indent(found.message, '  ')}", nl=False)  # fmt: skip
     return Exit.OK
+
+
+def _sentence(text: str) -> str:
+    """Return an explanation as it is printed: a single sentence has no full stop."""
+    return text if ". " in text else text.removesuffix(".")
 
 
 def _stage(compiled: Compiled, plan: Plan, name: str, *, json: bool) -> int:
     """Print why a stage is what it is, and why the inputs are that it waits for."""
     decisions = {decision.stage.name: decision for decision in decide(plan, compiled.store)}
     if json:
-        print_json(as_data(compiled, [decisions[name]], compiled.estimates())[0])
+        print_json(as_data([Step(compiled, decisions[name], compiled.estimates()[name])])[0])
         return Exit.OK
     decision = decisions[name]
     if decision.action == "hit":

@@ -57,12 +57,13 @@ def command(dry_run: bool, keep_last: int, unfinished: bool, json: bool) -> int:
 def _locked(project: Path) -> Iterator[str]:
     """Yield every digest that a lock of the project has as a result; raises `SpeccError` for a lock that is broken."""
     for path in _lock_files(project):
-        lock = locks.read(path)
-        if lock is None:
+        builds = locks.read(path)
+        if builds is None:
             raise SpeccError("the lock has conflict markers, so what it needs is not known", where=str(path),
                              hint="resolve them, or `specc lock` its spec, first")  # fmt: skip
-        for found in lock.results.values():
-            yield from found.values()
+        for lock in builds.values():
+            for found in lock.results.values():
+                yield from found.values()
 
 
 def _lock_files(project: Path) -> Iterator[Path]:

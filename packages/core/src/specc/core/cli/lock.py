@@ -9,8 +9,7 @@ import click
 
 from specc.core import lock as locks
 from specc.core.cli.options import as_json, print_json, words
-from specc.core.cli.reports import each
-from specc.core.compiler import PARTS, Part, compile_spec, describe, stale
+from specc.core.compiler import PARTS, Part, compile_builds, describe, stale
 from specc.core.errors import Exit, SpeccError, SpeccErrors
 
 ALL: Final = "all"
@@ -64,18 +63,18 @@ def command(specs: tuple[Path, ...], check_only: bool, asked: tuple[str, ...], d
         raise SpeccError(f"`specc lock` writes one lock, and {len(specs)} specs were given",
                          hint="lock them one by one; `specc lock --check SPEC...` takes several",
                          code=Exit.USAGE)  # fmt: skip
-    compiled = compile_spec(spec, upgrade=upgrade)
-    written = not dry_run and locks.write(compiled.lock_path, compiled.lock)
+    builds = compile_builds(spec, upgrade=upgrade)
+    written = not dry_run and locks.write(builds.lock_path, builds.locks)
     if json:
-        moved = [{"path": item.path, "lock": item.lock, "spec": item.spec} for item in compiled.moved]
-        print_json({"lock": str(compiled.lock_path), "written": written, "moved": moved})
+        moved = [{"path": item.path, "lock": item.lock, "spec": item.spec} for item, _ in builds.moved]
+        print_json({"lock": str(builds.lock_path), "written": written, "moved": moved})
         return Exit.OK
-    for item in compiled.moved:
+    for item, compiled in builds.moved:
         words(f"  {describe(compiled, item)}")
     if dry_run:
         words("nothing was written (`--dry-run`)")
     else:
-        words(f"locked {compiled.lock_path}" if written else _current(compiled.lock_path))
+        words(f"locked {builds.lock_path}" if written else _current(builds.lock_path))
     return Exit.OK
 
 
@@ -87,7 +86,7 @@ def _check(specs: tuple[Path, ...], upgrade: list[Part], json: bool) -> int:
         try:
             good.append(_checked(spec, upgrade))
         except SpeccError as error:
-            errors += each(error)
+            errors += error.errors
     for path in good:
         words(_current(path))
     if errors:
@@ -99,12 +98,12 @@ def _check(specs: tuple[Path, ...], upgrade: list[Part], json: bool) -> int:
 
 def _checked(spec: Path, upgrade: list[Part]) -> Path:
     """Return where a spec's lock is; raises `SpeccError` unless it is there and current."""
-    compiled = compile_spec(spec, upgrade=upgrade)
-    if compiled.before is None:
-        raise SpeccError(f"there is no lock `{compiled.lock_path.name}`", hint=f"`specc lock {spec}` writes it")
-    if compiled.moved:
-        raise stale(compiled, "`--check` was given", upgrade)
-    return compiled.lock_path
+    builds = compile_builds(spec, upgrade=upgrade)
+    if builds.before is None:
+        raise SpeccError(f"there is no lock `{builds.lock_path.name}`", hint=f"`specc lock {spec}` writes it")
+    if builds.moved:
+        raise stale(builds, "`--check` was given", upgrade)
+    return builds.lock_path
 
 
 def _current(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import sys
@@ -30,6 +32,7 @@ COMMANDS: Final = {
     "env": "a class's engines as requirements, to make the environment again",
     "schema": "the language's JSON Schema, or one field's page",
     "serve": "the command that serves a speculator in vLLM",
+    "compile": "what a locked spec needs to be built elsewhere, as files",
 }
 
 
@@ -61,6 +64,9 @@ def group() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run `specc` and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    # A short command is over before there is garbage: looking for it in what was imported takes a fifth of its time.
+    gc.set_threshold(200_000)
+    atexit.register(gc.freeze)
     try:
         result: Any = group.main(arguments, prog_name="specc", standalone_mode=False)
         return int(result or 0)
@@ -85,8 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 def _say(error: SpeccError, arguments: list[str]) -> int:
     """Say what is wrong, and return its exit code."""
     if "--json" in arguments:
-        errors = getattr(error, "errors", [error])
-        print(json.dumps({"errors": [item.as_json() for item in errors]}, indent=2, ensure_ascii=False))
+        print(json.dumps({"errors": [item.as_json() for item in error.errors]}, indent=2, ensure_ascii=False))
     else:
         click.echo(error.render(), err=True)
     return int(error.code)

@@ -10,8 +10,24 @@ from pathlib import Path
 
 import click
 
+from specc.core.errors import Exit, SpeccError
+
 SPEC = click.argument("spec", type=click.Path(path_type=Path))
+ONLY = click.option(
+    "--only",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Of a spec with a matrix, the builds that have this value; may be repeated.",
+)
 as_json = click.option("--json", "json", is_flag=True, help="Print one JSON object on standard output.")
+
+
+def one_format(form: str | None, json: bool, default: str) -> str:
+    """Return the format that is asked for; raises `SpeccError` (exit code 2) if `--json` asks for another one too."""
+    if json and form not in (None, "json"):
+        raise SpeccError(f"`--json` and `--format {form}` are two formats, and one is printed",
+                         hint="leave one of them out", code=Exit.USAGE)  # fmt: skip
+    return "json" if json else form or default
 
 
 def print_json(value: object) -> None:

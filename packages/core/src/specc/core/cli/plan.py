@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from specc.core.cli.decisions import as_data, estimate_data, summary, table, work
-from specc.core.cli.options import SPEC, as_json, print_json, words
-from specc.core.compiler import compile_spec, describe
+from specc.core.cli.decisions import Step, as_data, estimate_data, grouped, steps, summary, table, work
+from specc.core.cli.options import ONLY, SPEC, as_json, print_json, words
+from specc.core.compiler import Compiled, compile_builds, describe
 from specc.core.errors import Exit
 from specc.core.files import pretty, write_atomic
-from specc.core.plan import decide, total
+from specc.core.plan import total
 
 
 @click.command("plan", short_help="show what a build would do, and why")
@@ -19,29 +21,43 @@ from specc.core.plan import decide, total
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 5 when there is work to do.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan to this file as JSON.")
 @click.option("--class", "machine", metavar="CLASS", help="Plan for another class of machine (default: the lock's).")
+@ONLY
 @as_json
-def command(spec: Path, detailed_exitcode: bool, out: Path | None, machine: str | None, json: bool) -> int:
-    """Show which stages of SPEC a build would run, and what they would take; nothing is written or started."""
-    compiled = compile_spec(spec, machine=machine)
-    plan = compiled.plan()
-    decisions = decide(plan, compiled.store)
-    found = compiled.estimates()
-    data = {
-        "name": plan.name,
-        "class": plan.numerics,
-        "stages": as_data(compiled, decisions, found),
-        "estimate": estimate_data(total(work(decisions, found))),
-    }
-    if out is not None:
-        write_atomic(out, pretty(data))
-    if json:
-        print_json(data)
-    else:
-        click.echo(table(compiled, decisions, found))
-        click.echo(summary(compiled, decisions, found))
-        if compiled.before is None:
+def command(  # noqa: PLR0917 - click passes by name
+    spec: Path, detailed_exitcode: bool, out: Path | None, machine: str | None, only: tuple[str, ...], json: bool
+) -> int:
+    """Show which stages of SPEC a build would run, and what they would take; nothing is written or started.
+
+    Of a spec with a matrix, what its builds share is shown and counted once.
+    """
+    builds = compile_builds(spec, machine=machine)
+    chosen = builds.chosen(only)
+    found = steps(chosen)
+    if json or out is not None:
+        data = _data(chosen, found)
+        if out is not None:
+            write_atomic(out, pretty(data))
+        if json:
+            print_json(data)
+    if not json:
+        click.echo(table(found) if len(chosen) == 1 else grouped(found))
+        click.echo(summary(found, len(chosen)))
+        if builds.before is None:
             words(f"there is no lock yet: `specc lock {spec}` writes it, and so does `specc build`")
-        for moved in compiled.moved:
+        for moved, compiled in builds.moved:
             words(f"the lock is stale: {describe(compiled, moved)}")
-    missing = any(decision.action != "hit" for decision in decisions)
-    return Exit.WORK if detailed_exitcode and missing else Exit.OK
+    return Exit.WORK if detailed_exitcode and work(found) else Exit.OK
+
+
+def _data(chosen: Sequence[Compiled], found: list[Step]) -> dict[str, Any]:
+    """Return a plan as data; each build of a matrix names its stages by their recipes."""
+    plan = chosen[0].plan
+    data = {
+        "name": str(chosen[0].lock.locked.values["name"]),
+        "class": plan.numerics,
+        "stages": as_data(found),
+        "estimate": estimate_data(total(work(found))),
+    }
+    if chosen[0].build:
+        data["builds"] = {one.build: [stage.recipe for stage in one.plan.stages] for one in chosen}
+    return data

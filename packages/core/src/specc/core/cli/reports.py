@@ -76,11 +76,6 @@ class Report:
         return max((error.code for error in self.errors), default=Exit.OK)
 
 
-def each(error: SpeccError) -> list[SpeccError]:
-    """Return an error as a list: several at once one by one."""
-    return error.errors if isinstance(error, SpeccErrors) else [error]
-
-
 @dataclass(frozen=True, slots=True)
 class Format:
     """A form of a report; `words` are for standard error, everything else is data."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json as jsonlib
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from specc.core.cli.options import as_json, print_json
+from specc.core.cli.options import ONLY, as_json, print_json
+from specc.core.cli.target import is_spec, named
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute.machine import detect_class
@@ -36,10 +38,11 @@ class Served:
 @click.argument("target", metavar="ID|SPEC")
 @click.option("--dry-run", is_flag=True, help="Print the command and do not run it.")
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Port of the server.")
+@ONLY
 @as_json
-def command(target: str, dry_run: bool, port: int, json: bool) -> int:
+def command(target: str, dry_run: bool, port: int, only: tuple[str, ...], json: bool) -> int:
     """Print the vLLM command for a checkpoint by (the start of) its ID, or for the last one of SPEC."""
-    served = find(target)
+    served = find(target, only)
     device, _ = detect_class()
     words = vllm_command(served, device=device, port=port)
     if not dry_run:
@@ -63,17 +66,13 @@ def command(target: str, dry_run: bool, port: int, json: bool) -> int:
     return Exit.OK
 
 
-def find(target: str) -> Served:
+def find(target: str, only: Collection[str] = ()) -> Served:
     """Return the checkpoint that `target` means, a spec's file or the start of an id.
 
     Raises `SpeccError` if it means none, or an artifact of another stage, or if the verifier's artifact is gone.
     """
-    if target.endswith((".yaml", ".yml")) or Path(target).is_file():
-        from specc.core.language import check  # an id is served without the language
-
-        path = Path(target)
-        values = check(path).spec.values()
-        name, store = str(values["name"]), Store.locate(path, values["runtime"].get("store"))
+    if is_spec(target):
+        name, store = named(Path(target), only)
         checkpoint = store.last(name, "checkpoint")
         if checkpoint is None:
             raise SpeccError(f"`{name}` was never built here", where=str(store.root),

@@ -1,67 +1,108 @@
-"""`specc show`: an artifact, where it is from, what it measured, how to serve it."""
+"""`specc show`: an artifact, where it is from, what it measured, how to serve it; or its lineage, drawn."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from specc.core.cli.options import as_json, columns, human, minutes, print_json
+from specc.core.cli.lineage import Lineage, trace
+from specc.core.cli.options import ONLY, columns, human, minutes, one_format, print_json
+from specc.core.cli.target import is_spec
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import flatten
 from specc.core.store import Store
+from specc.core.store.manifests import SHORT
 
 MEASURED: Final = {"draft": "metrics.json", "evaluation": "evaluation.json"}
 """The file of a stage's artifact that holds what it measured."""
+FORMATS: Final = ("text", "json", "mermaid", "svg")
 
 
 @click.command("show", short_help="an artifact: where it is from, what it measured")
 @click.argument("target", metavar="ID|SPEC")
-@as_json
-def command(target: str, json: bool) -> int:
-    """Show an artifact by (the start of) its ID, or what the last build of SPEC made."""
-    if target.endswith((".yaml", ".yml")) or Path(target).is_file():
-        return _show_spec(Path(target), json=json)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="Mermaid and SVG draw what the artifact was made of, back to the verifier.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as `--format json`.")
+@ONLY
+def command(target: str, form: str | None, as_json: bool, only: tuple[str, ...]) -> int:
+    """Show an artifact by (the start of) its ID, or what the last build of SPEC made.
+
+    Of a spec with a matrix its builds are put side by side, the longest acceptance first.
+    """
+    form = one_format(form, as_json, "text")
+    if is_spec(target):
+        return _show_spec(Path(target), form, only)
     store = Store.locate(Path.cwd() / "spec.yaml")
     digest = store.resolve(target)
     manifest = store.manifest(digest)
-    if json:
-        print_json(_as_data(store, manifest))
+    if form == "json":
+        print_json(_as_data(store, manifest, trace(store, [manifest])))
+    elif form == "text":
+        _print(store, manifest, trace(store, [manifest]), serve=digest[:SHORT])
     else:
-        _print(store, manifest, serve=digest[:12])
+        _draw(trace(store, [manifest]), form)
     return Exit.OK
 
 
-def _show_spec(path: Path, *, json: bool) -> int:
-    """Show the last checkpoint and evaluation of a spec, or else the last stage that a build of it reached."""
-    from specc.core.language import check  # an id is shown without the language
-    from specc.core.plan import ROWS
+def _show_spec(path: Path, form: str, only: tuple[str, ...]) -> int:
+    """Show what the last build of a spec made: the checkpoint and the evaluation, else how far it came."""
+    from specc.core.language import check, matrix  # an id is shown without the language
+    from specc.core.plan import ROWS, plan_name
 
-    values = check(path).spec.values()
-    name, store = str(values["name"]), Store.locate(path, values["runtime"].get("store"))
-    known = {stage: manifest for stage in ROWS if (manifest := store.last(name, stage)) is not None}
-    shown = {stage: known[stage] for stage in ("checkpoint", "evaluation") if stage in known} or dict(
-        list(known.items())[-1:]
-    )
+    specs = {checked.build: checked.spec.values() for checked in check(path)}
+    chosen = matrix.choose(list(specs), only)
+    if len(chosen) > 1 and form in ("text", "json"):
+        from specc.core.cli.compare import print_compared
+        from specc.core.compiler import compile_builds
+
+        return print_compared(compile_builds(path).chosen(only), json=form == "json")
+    first = specs[chosen[0]]
+    store = Store.locate(path, first["runtime"].get("store"))
+    names = [plan_name(specs[build], build) for build in chosen]
+    known = [[item for stage in ROWS if (item := store.last(name, stage)) is not None] for name in names]
+    shown = [item for items in known for item in _results(items)]
     if not shown:
         raise SpeccError(
-            f"`{name}` was never built here", where=str(store.root), hint=f"`specc build {path}` builds it"
+            f"`{names[0]}` was never built here", where=str(store.root), hint=f"`specc build {path}` builds it"
         )
-    if json:
-        print_json({"name": name, "artifacts": {stage: _as_data(store, item) for stage, item in shown.items()}})
-        return Exit.OK
-    for index, manifest in enumerate(shown.values()):
-        if index:
-            click.echo()
-        _print(store, manifest, serve=str(path), keys=[item.key for item in known.values()])
+    keys = [item.key for items in known for item in items]
+    if form == "json":
+        found = {item.stage: _as_data(store, item, trace(store, [item], keys)) for item in shown}
+        print_json({"name": names[0], "artifacts": found})
+    elif form == "text":
+        for index, item in enumerate(shown):
+            if index:
+                click.echo()
+            _print(store, item, trace(store, [item], keys), serve=str(path))
+    else:
+        _draw(trace(store, shown, keys), form)
     return Exit.OK
 
 
-def _as_data(store: Store, manifest: Manifest) -> dict[str, Any]:
+def _results(known: list[Manifest]) -> list[Manifest]:
+    """Return the artifacts that a build is for, or else the last one that it made."""
+    return [item for item in known if item.stage in ("checkpoint", "evaluation")] or known[-1:]
+
+
+def _draw(lineage: Lineage, form: str) -> None:
+    """Print a drawing of a lineage."""
+    from specc.core.cli.mermaid import mermaid
+    from specc.core.cli.svg import svg
+
+    click.echo({"mermaid": mermaid, "svg": svg}[form](lineage), nl=False)
+
+
+def _as_data(store: Store, manifest: Manifest, lineage: Lineage) -> dict[str, Any]:
     here = manifest.digest in store.digests()
     return {
         "stage": manifest.stage,
@@ -75,14 +116,14 @@ def _as_data(store: Store, manifest: Manifest) -> dict[str, Any]:
         "params": dict(manifest.params),
         "facets": dict(manifest.facets),
         "inputs": dict(manifest.inputs),
+        "lineage": [asdict(node) for node in lineage.nodes.values()],
         "record": store.record(manifest.key),
         "measured": _measured(store, manifest) if here else None,
     }
 
 
-def _print(store: Store, manifest: Manifest, *, serve: str, keys: Iterable[str] = ()) -> None:
-    """Print an artifact's page; `keys` are those of the build at hand, as far as they are known."""
-    keys = {*keys, *(item["key"] for item in manifest.params.get("stages", {}).values())}
+def _print(store: Store, manifest: Manifest, lineage: Lineage, *, serve: str) -> None:
+    """Print an artifact's page."""
     here, record = manifest.digest in store.digests(), store.record(manifest.key)
     click.echo(f"{manifest.stage} sha256:{manifest.digest}")
     made = ", ".join(
@@ -104,7 +145,7 @@ def _print(store: Store, manifest: Manifest, *, serve: str, keys: Iterable[str] 
     _aligned(flatten({name: value for name, value in manifest.params.items() if name != "stages"}))
     if manifest.inputs:
         _section("made of")
-        for line in _tree(store, manifest, keys, set()):
+        for line in _tree(lineage, manifest.digest, set()):
             click.echo(f"  {line}")
     measured = _measured(store, manifest) if here else None
     if measured is not None:
@@ -127,33 +168,27 @@ def _measured(store: Store, manifest: Manifest) -> dict[str, Any] | None:
         raise SpeccError(
             "the measurements cannot be read",
             where=str(path),
-            hint=f"`specc verify {manifest.digest[:12]}` hashes the artifact again",
+            hint=f"`specc verify {manifest.digest[:SHORT]}` hashes the artifact again",
             code=Exit.DIFFERENCE,
         ) from error
 
 
-def _tree(store: Store, manifest: Manifest, keys: Set[str], seen: set[str]) -> Iterator[str]:
-    """Yield the lines of an artifact's ancestors; one that was shown before is not unfolded again.
-
-    Equal bytes can come from different inputs. Which of them is meant here is known from `keys`; without
-    them an ancestor is shown as it first came about.
-    """
-    inputs = list(manifest.inputs.items())
+def _tree(lineage: Lineage, target: str, seen: set[str]) -> Iterator[str]:
+    """Yield the lines of an artifact's ancestors; one that was shown before is not unfolded again."""
+    inputs = list(lineage.nodes[target].inputs.items())
     for index, (slot, digest) in enumerate(inputs):
-        last = index == len(inputs) - 1
-        try:
-            parent = next((found for key in keys if (found := store.manifest(digest, key)).key == key), None)
-            parent = parent or store.manifest(digest)
-        except SpeccError:
-            yield f"{'└─' if last else '├─'} {slot} {digest[:12]} (no longer in the store)"
+        node, last = lineage.nodes[digest], index == len(inputs) - 1
+        branch, bar = ("└─", "   ") if last else ("├─", "│  ")
+        if node.size is None:
+            yield f"{branch} {slot} {node.short} (no longer in the store)"
             continue
-        name = slot if slot == parent.stage else f"{slot} ({parent.stage})"
-        again = digest in seen and bool(parent.inputs)
-        yield f"{'└─' if last else '├─'} {name} {digest[:12]}  {human(parent.size)}" + (", see above" if again else "")
+        name = slot if slot == node.stage else f"{slot} ({node.stage})"
+        again = ", see above" if digest in seen and node.inputs else ""
+        yield f"{branch} {name} {node.short}  {human(node.size)}{again}"
         if digest not in seen:
             seen.add(digest)
-            for line in _tree(store, parent, keys, seen):
-                yield f"{'   ' if last else '│  '}{line}"
+            for line in _tree(lineage, digest, seen):
+                yield f"{bar}{line}"
 
 
 def _epochs(metrics: Mapping[str, Any]) -> list[str]:

@@ -6,27 +6,29 @@ from pathlib import Path
 
 import click
 
-from specc.core.cli.decisions import as_data, reason
-from specc.core.cli.options import SPEC, as_json, human, paint, print_json
-from specc.core.compiler import compile_spec
+from specc.core.cli.compare import print_compared
+from specc.core.cli.decisions import as_data, decided, reason, steps
+from specc.core.cli.options import ONLY, SPEC, as_json, human, paint, print_json
+from specc.core.compiler import compile_builds
 from specc.core.errors import Exit
-from specc.core.plan import Decision, decide
 
 _STATES = {"hit": ("current", "green"), "build": ("stale", "yellow"), "build?": ("stale?", "cyan")}
 
 
 @click.command("status", short_help="which artifacts exist, which are stale")
 @SPEC
+@ONLY
 @as_json
-def command(spec: Path, json: bool) -> int:
-    """Show SPEC's artifacts: current, stale (and why), or missing."""
-    compiled = compile_spec(spec)
-    plan = compiled.plan()
-    decisions = decide(plan, compiled.store)
+def command(spec: Path, only: tuple[str, ...], json: bool) -> int:
+    """Show SPEC's artifacts: current, stale (and why), or missing; of a matrix, its builds by their acceptance."""
+    chosen = compile_builds(spec).chosen(only)
+    if len(chosen) > 1:
+        return print_compared(chosen, json=json)
+    compiled = chosen[0]
     if json:
-        stages = as_data(compiled, decisions, compiled.estimates())
-        print_json({"name": plan.name, "class": plan.numerics, "stages": stages})
+        print_json({"name": compiled.name, "class": compiled.plan.numerics, "stages": as_data(steps(chosen))})
         return Exit.OK
+    decisions = decided(chosen)[0]
     width = max(len(decision.stage.name) for decision in decisions)
     click.echo(f"{'stage':<{width}}  state    artifact      size     why")
     for decision in decisions:
@@ -34,14 +36,10 @@ def command(spec: Path, json: bool) -> int:
             ("missing", "red") if decision.last is None and decision.action != "hit" else _STATES[decision.action]
         )
         digest = decision.digest or (decision.last.digest if decision.last else None)
-        size = human(compiled.store.manifest(digest).size) if _present(decision) and digest else ""
+        size = human(compiled.store.manifest(digest).size) if decision.action == "hit" and digest else ""
         why = "" if decision.action == "hit" else reason(compiled, decision)
         artifact = digest[:12] if digest else ""
         click.echo(
             f"{decision.stage.name:<{width}}  {paint(f'{word:<7}', name)}  {artifact:<12}  {size:<7}  {why}".rstrip()
         )
     return Exit.OK
-
-
-def _present(decision: Decision) -> bool:
-    return decision.action == "hit"

@@ -1,9 +1,20 @@
 """The language: documents with positions, models, the schema made from them, and the checks."""
 
-from specc.core.language.check import Checked, check, rules_with_facts
+from specc.core.language import matrix
+from specc.core.language.check import Checked, check, in_order, rules_with_facts
 from specc.core.language.document import Document
 from specc.core.language.explanations import EXPLANATIONS
 from specc.core.language.models import Spec
 from specc.core.language.schema import build_schema
 
-__all__ = ["EXPLANATIONS", "Checked", "Document", "Spec", "build_schema", "check", "rules_with_facts"]
+__all__ = [
+    "EXPLANATIONS",
+    "Checked",
+    "Document",
+    "Spec",
+    "build_schema",
+    "check",
+    "in_order",
+    "matrix",
+    "rules_with_facts",
+]

@@ -8,46 +8,67 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from specc.core.errors import Position, SpeccError, SpeccErrors
-from specc.core.language.document import Document, KeyPath
+from specc.core.language.document import Document
+from specc.core.language.extends import EXTENDS, merge
+from specc.core.language.matrix import expand
+from specc.core.language.node import KeyPath
 from specc.core.language.rules import Rules, check_paths
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from specc.core.language.models import Spec
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A spec that is valid by itself, with its text."""
+    """A build of a spec that is valid by itself: its text, and its name if the spec has a matrix."""
 
     document: Document
     spec: Spec
+    build: str = ""
 
 
-def check(path: Path, *, files: bool = False) -> Checked:
-    """Read and check a spec; raises `SpeccErrors` with everything that is wrong, in the order of the file.
+def check(path: Path, *, files: bool = False) -> tuple[Checked, ...]:
+    """Read and check a spec, and return its builds: one, or those of its matrix in their order.
 
-    `files` asks for the files that the spec names to be there too. Nothing is run and no network is used.
+    Raises `SpeccErrors` with everything that is wrong, in the order of the file. `files` asks for the files that the
+    spec names to be there too. Nothing is run and no network is used.
     """
-    return check_document(Document.read(path), files=files)
+    leaf = Document.read(path)
+    own = schema_errors(leaf) if EXTENDS in leaf.data else []
+    try:
+        found = check_document(merge(leaf, path), files=files)
+    except SpeccError as error:
+        raise in_order([*own, *error.errors], leaf.name) from None
+    if own:  # what only the whole makes good would be an error in every editor
+        raise in_order(own, leaf.name)
+    return found
 
 
-def check_document(document: Document, *, files: bool = False) -> Checked:
+def check_document(document: Document, *, files: bool = False) -> tuple[Checked, ...]:
     """Check a document that was read."""
-    paths = check_paths(document, exist=files)
-    errors = schema_errors(document)
+    if errors := schema_errors(document):
+        raise in_order([*errors, *check_paths(document, exist=files)], document.name)
+    builds, errors = expand(document)
+    found: list[Checked] = []
+    for name, build in builds.items():
+        errors += check_paths(build, exist=files)
+        try:
+            found.append(Checked(build, _spec(build), name))
+        except SpeccErrors as several:
+            errors += several.errors
+        else:
+            errors += _rules(found[-1]).check()
     if errors:
-        raise in_order([*errors, *paths])
-    spec = _spec(document)
-    errors = _rules(Checked(document, spec)).check()
-    if errors or paths:
-        raise in_order([*errors, *paths])
-    return Checked(document, spec)
+        raise in_order(errors, document.name)
+    return tuple(found)
 
 
 def rules_with_facts(checked: Checked, verifier_config: Mapping[str, Any]) -> list[SpeccError]:
-    """Return what is wrong with a spec given `verifier.config` of the resolved spec, in the order of the file."""
+    """Return what is wrong with a build given `verifier.config` of the resolved spec, in the order of the file."""
     found = _rules(checked).check_with(verifier_config)
-    return in_order(found).errors if found else []
+    return in_order(found, checked.document.name).errors if found else []
 
 
 def schema_errors(document: Document) -> list[SpeccError]:
@@ -65,12 +86,17 @@ def schema_errors(document: Document) -> list[SpeccError]:
     return Diagnosis(document, schema).errors(found)
 
 
-def in_order(errors: list[SpeccError]) -> SpeccErrors:
-    """Return errors as one, in the order of the file, each once (a union and its member say the same)."""
+def in_order(errors: list[SpeccError], first: str) -> SpeccErrors:
+    """Return errors as one: those of the file `first`, then those of other files, in their order, each once.
 
-    def place(error: SpeccError) -> tuple[int, int]:
+    A union and its member say the same, and so do the builds of a matrix.
+    """
+
+    def place(error: SpeccError) -> tuple[bool, str, int, int]:
         where = error.where
-        return (where.line, where.column) if isinstance(where, Position) else (0, 0)
+        if not isinstance(where, Position):
+            return False, "", 0, 0
+        return where.file != first, where.file, where.line, where.column
 
     once = {(str(error.where), error.message): error for error in errors}
     return SpeccErrors(sorted(once.values(), key=place))
@@ -83,13 +109,17 @@ def _spec(document: Document) -> Spec:
 
     try:
         return Spec.model_validate(_whole(document.data))
-    except ValidationError as error:  # where a model is stricter than JSON Schema can say
-        from specc.core.language.diagnose import Diagnosis
-        from specc.core.language.schema import published_schema
+    except ValidationError as error:
+        # A value of the matrix that does not go with another one, or a model that is stricter than JSON Schema can say.
+        raise in_order(schema_errors(document) or _of_models(document, error), document.name) from error
 
-        diagnosis = Diagnosis(document, published_schema())
-        found = [diagnosis.wrong(_place(item["loc"]), item["input"]) for item in error.errors(include_url=False)]
-        raise in_order(found) from error
+
+def _of_models(document: Document, error: ValidationError) -> list[SpeccError]:
+    from specc.core.language.diagnose import Diagnosis
+    from specc.core.language.schema import published_schema
+
+    diagnosis = Diagnosis(document, published_schema())
+    return [diagnosis.wrong(_place(item["loc"]), item["input"]) for item in error.errors(include_url=False)]
 
 
 def _place(loc: KeyPath) -> KeyPath:

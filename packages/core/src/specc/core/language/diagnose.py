@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
     from specc.core.errors import SpeccError
-    from specc.core.language.document import Document, KeyPath
+    from specc.core.language.document import Document
+    from specc.core.language.node import KeyPath
 
+MOST: Final = 100
+"""Errors against the schema that are looked into."""
+MANY: Final = 16
+"""Fields of a section that a hint lists."""
 _YAML_1_1: Final = {"yes": "true", "on": "true", "no": "false", "off": "false", "y": "true", "n": "false"}
 
 
@@ -32,7 +38,11 @@ class Diagnosis:
         for error in found:
             if list(error.absolute_path) == ["version"]:
                 return [self._version(error.instance)]
-        return [item for error in found for item in self._translate(error)]
+        errors = list(itertools.islice((item for error in found for item in self._translate(error)), MOST + 1))
+        if len(errors) > MOST:  # a text that is something else, or that is made to take our time
+            errors[MOST:] = [self.document.error(f"there are more than {MOST} errors", (), id="E0004",
+                                                 hint="mend these first")]  # fmt: skip
+        return errors
 
     def _translate(self, error: ValidationError) -> Iterator[SpeccError]:
         path: KeyPath = tuple(error.absolute_path)
@@ -66,7 +76,7 @@ class Diagnosis:
     def _unknown(self, path: KeyPath, known: list[str]) -> SpeccError:
         name, section = str(path[-1]), dotted(path[:-1])
         if refused := reserved(path):
-            return self.document.error(refused[0], path, key=True, hint=refused[1], id="E0104")
+            return self.document.error(refused.sentence, path, key=True, hint=refused.hint, id=refused.id)
         if (other := self._owner(path)) is not None:
             union, tag, owner, chosen = other
             kind = union if tag == "name" else tag
@@ -76,7 +86,8 @@ class Diagnosis:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.6)
         note, hint = (f"did you mean `{near[0]}`?", None) if near else (self._elsewhere(name), None)
         if note is None:
-            hint = f"known here: {listed(known)}"
+            few = len(known) <= MANY
+            hint = f"known here: {listed(known)}" if few else f"`specc schema --field {section}` lists them"
         inside = f" in `{section}`" if section else ""
         return self.document.error(f"unknown field `{printable(name)}`{inside}", path, key=True, note=note, hint=hint,
                                    id="E0101")  # fmt: skip
@@ -107,7 +118,10 @@ class Diagnosis:
         # jsonschema has one error for each missing name and names it in its message only.
         required: Any = error.validator_value
         name = next(item for item in required if error.message.startswith(f"{item!r} "))
+        section = dotted(path)
         rule: Any = error.schema
+        if not {"additionalProperties", "allOf"} & rule.keys():  # only what is required of the section
+            rule = fields(self.schema)[section][0] if path else self.schema
         strangers = [other for other in instance if other not in rule["properties"]]
         meant = difflib.get_close_matches(name, strangers)
         in_list = bool(path) and isinstance(path[-1], int)
@@ -118,7 +132,6 @@ class Diagnosis:
             return
         field = fields(self.schema).get(dotted((*path, name)))
         what = first_sentence(field[0].get("description", "")) if field else ""
-        section = dotted(path)
         yield self.document.error(
             f"`{name}` is missing" + (f" in `{section}`" if section else ""), path, key=True, id="E0103",
             hint=f"add `{name}: {example(field[0]) if field else '…'}`" + (f", {what}" if what else ""))  # fmt: skip
@@ -126,7 +139,7 @@ class Diagnosis:
     def wrong(self, path: KeyPath, value: object, rule: Mapping[str, Any] | None = None) -> SpeccError:
         """Return the error for a value that the field at `path` does not take; `rule` is for items of lists."""
         if refused := reserved(path, value):
-            return self.document.error(refused[0], path, hint=refused[1], id="E0104")
+            return self.document.error(refused.sentence, path, hint=refused.hint, id=refused.id)
         known = self._whole_rule(path) or rule or {}
         note, hint = self._advice(value, known)
         return self.document.error(f"expected {words(known)} for `{dotted(path)}`, found {show(value)}", path,

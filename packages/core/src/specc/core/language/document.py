@@ -6,84 +6,67 @@ from pathlib import Path
 from typing import Any, Final
 
 from specc.core.errors import Position, SpeccError
-from specc.core.language.reader import Node, Reader
+from specc.core.language.node import KeyPath, Node
+from specc.core.language.reader import Reader
 from specc.core.language.text import Source, Span
 
 MAX_BYTES: Final = 1 << 20
 BOM: Final = "\ufeff"
 
-Key = str | int
-KeyPath = tuple[Key, ...]
-"""Where a value stands in the data: keys of mappings and indexes of lists, from the root."""
-
 
 class Document:
-    """A YAML file that was read: plain data with positions.
+    """A spec that was read: plain data with positions, from one YAML file or from several.
 
-    `data` is what the file says, as dicts, lists and scalars of YAML 1.2's core schema. Positions of values that
-    came by an alias are those of the alias, positions inside them those of the anchor.
+    `data` is what is said, as dicts, lists and scalars of YAML 1.2's core schema. Positions of values that came by an
+    alias are those of the alias, positions inside them those of the anchor; of what came from a spec that this one
+    extends, they are in that file.
     """
 
-    def __init__(self, source: Source, root: Node) -> None:
-        self.name = source.name
+    def __init__(self, name: str, root: Node) -> None:
+        self.name = name
+        self.root = root
         self.data: dict[str, Any] = root.data()
-        self._source = source
-        self._root = root
 
     @classmethod
-    def read(cls, path: Path) -> Document:
-        """Read a file; raises `SpeccError`, with the place where there is one, if it is not a YAML mapping."""
-        return cls.parse(_text(path), str(path))
+    def read(cls, path: Path, name: str | None = None) -> Document:
+        """Read one file, called `name` if that is not its path.
+
+        Raises `SpeccError`, with the place where there is one, if it is not a YAML mapping.
+        """
+        name = name or str(path)
+        return cls.parse(_text(path, name), name)
 
     @classmethod
     def parse(cls, text: str, name: str) -> Document:
         """Read a text that stands in the file `name`."""
-        source = Source(name, text.removeprefix(BOM))
-        root = Reader(source).read()
+        root = Reader(Source(name, text.removeprefix(BOM))).read()
         if root is None or (root.value is None and root.items is None and root.fields is None):
             raise SpeccError("the file is empty", where=name, hint="`specc init FILE` writes a spec to start from",
                              id="E0005")  # fmt: skip
         if root.fields is None:
-            raise source.error("a spec is a mapping of sections", root.span or root.start, id="E0005",
-                               hint="its first line is `version: 1`")  # fmt: skip
-        return cls(source, root)
+            raise (root.span or root.start).error("a spec is a mapping of sections", id="E0005",
+                                                  hint="its first line is `version: 1`")  # fmt: skip
+        return cls(name, root)
 
     def position(self, path: KeyPath, key: bool = False) -> Position:
         """Return where the value at `path` stands, or its key, or else the nearest thing above that is there.
 
         A block and an empty value are pointed at by their keys.
         """
-        return self._source.position(self._span(path, key))
-
-    def line(self, number: int) -> str:
-        """Return a line's text, counted from 1; tabs and control characters are replaced one for one."""
-        return self._source.line(number - 1)
+        return self.span(path, key).position()
 
     def error(self, message: str, path: KeyPath, *, key: bool = False, note: str | None = None,
               hint: str | None = None, id: str | None = None) -> SpeccError:  # noqa: A002  # fmt: skip
         """Return an error at the value (or the key) at `path`, with its line and a caret."""
-        return self._source.error(message, self._span(path, key), note=note, hint=hint, id=id)
+        return self.span(path, key).error(message, note=note, hint=hint, id=id)
 
     def written(self) -> set[str]:
-        """Return the dotted paths of the values that the file states itself, merged ones included.
+        """Return the dotted paths of the values that the spec states itself, merged ones included."""
+        return set(self.root.written())
 
-        Lists are values; a mapping is none: what it leaves out is not written.
-        """
-        found: set[str] = set()
-
-        def walk(node: Node, prefix: str) -> None:
-            for name, (_, child) in (node.fields or {}).items():
-                path = f"{prefix}{name}"
-                if child.fields is None:
-                    found.add(path)
-                else:
-                    walk(child, path + ".")
-
-        walk(self._root, "")
-        return found
-
-    def _span(self, path: KeyPath, key: bool) -> Span:
-        node, best = self._root, self._first(self._root)
+    def span(self, path: KeyPath, key: bool = False) -> Span:
+        """Return the place that `position` says."""
+        node, best = self.root, _first(self.root)
         for index, part in enumerate(path):
             last = index == len(path) - 1
             if node.fields is not None and isinstance(part, str) and part in node.fields:
@@ -91,20 +74,20 @@ class Document:
                 best = name if (key and last) or node.span is None else node.span
             elif node.items is not None and isinstance(part, int) and 0 <= part < len(node.items):
                 node = node.items[part]
-                best = node.span or self._first(node)
+                best = node.span or _first(node)
             else:
                 break
         return best
 
-    def _first(self, node: Node) -> Span:
-        """Return the first key of a block, which stands for the whole where it has no key of its own."""
-        starts = [name for name, _ in (node.fields or {}).values() if name.line == node.start.line]
-        return node.span or (starts[0] if starts else node.start)
+
+def _first(node: Node) -> Span:
+    """Return the first key of a block, which stands for the whole where it has no key of its own."""
+    keys = (name for name, _ in (node.fields or {}).values())
+    return node.span or next((name for name in keys if name.line == node.start.line), node.start)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, name: str) -> str:
     """Return a file's text; raises `SpeccError` if it cannot be read, is too large or is not UTF-8."""
-    name = str(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -125,6 +108,5 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         before = data[: error.start].decode()
         line = before.count("\n")
-        span = Span(line, len(before) - before.rfind("\n") - 1, 1)
-        source = Source(name, data.decode(errors="replace"))
-        raise source.error("the file is not UTF-8 from here on", span, hint="save it as UTF-8", id="E0001") from None
+        place = Span(Source(name, data.decode(errors="replace")), line, len(before) - before.rfind("\n") - 1, 1)
+        raise place.error("the file is not UTF-8 from here on", hint="save it as UTF-8", id="E0001") from None

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, m
 from pydantic_core import CoreSchema, core_schema
 
 from specc.core.algorithms import ALGORITHMS, DraftSection, Section
+from specc.core.language.deepspeed import DeepSpeed
 
 VERSION: Final = 1
 LONGEST_SEQUENCE: Final = 2048
@@ -193,6 +194,8 @@ class Train(Section):
     """Largest norm of the gradient; `null` does not clip."""
     zero: Zero = Zero()
     """DeepSpeed's ZeRO."""
+    deepspeed: DeepSpeed | None = None
+    """Further values of DeepSpeed, by DeepSpeed's own names. Default: none."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 42
     """Seed of the initial weights and of the order of the data."""
     save_every: Annotated[int, Field(ge=1)] = 200
@@ -329,7 +332,19 @@ class Spec(Section):
     """How and where the stages run, never what they build."""
 
     def values(self) -> dict[str, Any]:
-        """Return the tree of values in plain JSON types; None stands for what is derived later."""
+        """Return the tree of values in plain JSON types; None stands for what is derived later.
+
+        Of the losses and of DeepSpeed's values only those are in it that the spec gives.
+        """
         tree = self.model_dump(by_alias=True)
-        tree["train"]["loss"] = {name: weight for name, weight in tree["train"]["loss"].items() if weight is not None}
+        train = tree["train"]
+        train["loss"] = _given(train["loss"])
+        if deepspeed := _given(train.pop("deepspeed") or {}):
+            train["deepspeed"] = deepspeed
         return tree
+
+
+def _given(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a tree without what is None or an empty mapping."""
+    inner = {name: _given(item) if isinstance(item, dict) else item for name, item in tree.items()}
+    return {name: item for name, item in inner.items() if item is not None and item != {}}

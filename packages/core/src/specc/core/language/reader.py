@@ -20,15 +20,15 @@ from yaml.events import (
 )
 
 from specc.core.errors import SpeccError
+from specc.core.language.node import Node, Scalar
 from specc.core.language.syntax import explain_syntax
 from specc.core.language.text import Source, Span, printable
 
 MAX_DEPTH: Final = 100
-MAX_NODES: Final = 100_000
+MAX_NODES: Final = 50_000
 """Nodes of a file with all its aliases expanded."""
 MAX_INTEGER: Final = 2**63 - 1
 
-Scalar = str | int | float | bool | None
 _INTEGER: Final = re.compile(r"[-+]?[0-9]+")
 _BASED: Final = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -38,29 +38,6 @@ _WORDS: Final[Mapping[str, bool | None]] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-
-
-@dataclass(slots=True)
-class Node:
-    """A value of the file: a scalar, a list or a mapping.
-
-    `span` is where a person would point: the value itself, or for a block and for an empty value None, in which
-    case the key says it better. `size` and `height` count nodes and levels with aliases expanded.
-    """
-
-    value: Scalar = None
-    items: list[Node] | None = None
-    fields: dict[str, tuple[Span, Node]] | None = None
-    start: Span = field(default_factory=lambda: Span(0, 0, 1))
-    span: Span | None = None
-    size: int = 1
-    height: int = 1
-
-    def data(self) -> Any:
-        """Return the node as plain dicts, lists and scalars."""
-        if self.fields is not None:
-            return {key: node.data() for key, (_, node) in self.fields.items()}
-        return [node.data() for node in self.items] if self.items is not None else self.value
 
 
 @dataclass(slots=True)
@@ -119,7 +96,7 @@ class Reader:
         span = self._span(event)
         self._check_tag(event)
         if self._wants_key():
-            key_span = span if value or not plain else Span(span.line, span.column, 1)
+            key_span = span if value or not plain else replace(span, length=1)
             self._key(value, key_span, merging=plain and value == "<<")
             return
         resolved = self._resolve(value, event) if plain else value
@@ -199,8 +176,8 @@ class Reader:
         same = opened.merges[0] if merging and opened.merges else None if merging else fields.get(name)
         if same is not None:
             earlier = same[0]
-            raise self.source.error(f"`{printable(name)}` stands twice in one mapping", span, id="E0003",
-                                    note=f"it stands on line {earlier.line + 1} too")  # fmt: skip
+            raise span.error(f"`{printable(name)}` stands twice in one mapping", id="E0003",
+                             note=f"it stands on line {earlier.line + 1} too")  # fmt: skip
         opened.key, opened.merging = (name, span), merging
 
     def _merge(self, opened: _Open, fields: dict[str, tuple[Span, Node]]) -> None:
@@ -209,7 +186,7 @@ class Reader:
             for merged in node.items if node.items is not None else [node]:
                 if merged.fields is None:
                     wrong = node.span or span
-                    raise self.source.error("`<<` takes a mapping, or a list of mappings", wrong, id="E0008")
+                    raise wrong.error("`<<` takes a mapping, or a list of mappings", id="E0008")
                 for name, entry in merged.fields.items():
                     fields.setdefault(name, entry)
 
@@ -248,7 +225,7 @@ class Reader:
         end: Any = event.end_mark
         line = self.source.lines[start.line] if start.line < len(self.source.lines) else ""
         stop = end.column if end.line == start.line else len(line.rstrip())
-        return Span(start.line, start.column, max(1, stop - start.column))
+        return Span(self.source, start.line, start.column, max(1, stop - start.column))
 
     def _error(self, message: str, event: Event, id: str, hint: str | None = None) -> SpeccError:  # noqa: A002
-        return self.source.error(message, self._span(event), hint=hint, id=id)
+        return self._span(event).error(message, hint=hint, id=id)

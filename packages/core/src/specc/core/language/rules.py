@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from specc.core.errors import SpeccError
+from specc.core.language.deepspeed import conflicts
+from specc.core.language.earlier import init_error
+from specc.core.language.rows import row_error
 from specc.core.language.text import printable
+from specc.core.references import PACKAGE, is_hub_id, placed
 
 if TYPE_CHECKING:
     from specc.core.algorithms import Algorithm
-    from specc.core.language.document import Document, KeyPath
+    from specc.core.language.document import Document
+    from specc.core.language.node import KeyPath
 
 Values = Mapping[str, Any]
+PROJECT: Final = (".git", "pyproject.toml")
+"""What the root of a project has."""
+LOOKS: Final[Mapping[str, Callable[[Document, KeyPath, Path], SpeccError | None]]] = {
+    "file": row_error,
+    "folder": init_error,
+}
+"""What looks into a file or a folder that a document names, by the kind of the place."""
 
 
 class Rules:
@@ -31,11 +44,12 @@ class Rules:
 
     def check(self) -> list[SpeccError]:
         """Return what is wrong without knowing the verifier."""
-        return [*self._training(), *self._draft(), *self._responses(), *self._files(), *self._evaluation()]
+        return [*self._verifier(), *self._draft(), *self._responses(), *self._files(), *self._training(),
+                *self._deepspeed(), *self._evaluation()]  # fmt: skip
 
     def check_with(self, config: Values) -> list[SpeccError]:
         """Return what is wrong given `verifier.config` of the resolved spec."""
-        return [*self._layers(config), *self._lengths(config)]
+        return [*self._layers(config), *self._lengths(config), *self._answers(config), *self._reach(config)]
 
     def _error(self, id: str, message: str, *paths: str, note: str | None = None,  # noqa: A002 - as in SpeccError
                hint: str | None = None) -> SpeccError:  # fmt: skip
@@ -49,6 +63,16 @@ class Rules:
     def _default(self, path: str) -> str:
         """Return «, the default,» for a value that the user did not write."""
         return "" if self._wrote(path) else " (the default)"
+
+    def _verifier(self) -> Iterator[SpeccError]:
+        verifier = self.values["verifier"]
+        model = printable(verifier["model"])
+        if verifier["revision"] is not None and not is_hub_id(verifier["model"]):
+            yield self._error("E0225", f"`{model}` is no hub id, and has no revisions", "verifier.revision",
+                              hint="remove it: the lock pins what a file or a folder holds")  # fmt: skip
+        if verifier["trust_remote_code"] and verifier["model"].endswith(".gguf"):
+            yield self._error("E0226", f"`{model}` carries no code to trust", "verifier.trust_remote_code",
+                              hint="remove it")  # fmt: skip
 
     def _training(self) -> Iterator[SpeccError]:
         train, length = self.train, self.data["sequence_length"]
@@ -95,6 +119,10 @@ class Rules:
             yield self._error("E0218", "no loss in `train.loss` has a weight", "train.loss.kl", "train.loss",
                               hint="write `loss: kl`")  # fmt: skip
 
+    def _deepspeed(self) -> Iterator[SpeccError]:
+        for identity, message, paths, hint in conflicts(self.train):
+            yield self._error(identity, message, *paths, hint=hint)
+
     def _draft(self) -> Iterator[SpeccError]:
         draft, asked = self.draft, self.values["export"]["speculative_tokens"]
         if draft.get("fc_norm") and draft.get("norm_before_fc"):
@@ -111,6 +139,11 @@ class Rules:
             yield self._error("E0219", "the ids in `draft.hidden_state_layers` must rise", "draft.hidden_state_layers",
                               hint=f"write `{sorted(set(layers))}`" if len(set(layers)) == len(layers)
                               else "name each layer once")  # fmt: skip
+        length, steps = self.data["sequence_length"], draft.get("ttt", {"steps": 1})["steps"]
+        if length is not None and length < steps + 2:
+            yield self._error("E0227", f"a sequence of {length} tokens is too short for the {steps} steps of"
+                              " `draft.ttt`", "draft.ttt.steps", "data.sequence_length",
+                              hint=f"set `data.sequence_length` to {steps + 2} or more")  # fmt: skip
 
     def _responses(self) -> Iterator[SpeccError]:
         responses, length = self.data["responses"], self.data["sequence_length"]
@@ -168,6 +201,36 @@ class Rules:
         if checks["lossless"] and evaluate is not None and evaluate["lossless_prompts"] == 0:
             yield self._error("E0217", "`checks.lossless` needs prompts to compare, and `evaluate.lossless_prompts`"
                               " is 0", "evaluate.lossless_prompts", hint="use `lossless_prompts: 4`")  # fmt: skip
+        if evaluate is not None and self._wrote("evaluate.lossless_prompts"):
+            asked, rows = evaluate["lossless_prompts"], [source["rows"] for source in evaluate["prompts"]]
+            if None not in rows and asked > sum(rows):
+                yield self._error("E0228", f"`evaluate.lossless_prompts` is {asked}, and `evaluate.prompts` takes"
+                                  f" {sum(rows)} rows", "evaluate.lossless_prompts",
+                                  hint=f"use `lossless_prompts: {sum(rows)}`, or take more rows")  # fmt: skip
+        if (asked := self.values["export"]["speculative_tokens"]) is not None:
+            yield from self._measured(asked)
+
+    def _measured(self, tokens: int) -> Iterator[SpeccError]:
+        """Rules on what an evaluation can find for a number of speculative tokens."""
+        evaluate, wanted = self.values["evaluate"], self.values["checks"]["mean_acceptance_length"]
+        if evaluate is not None and evaluate["max_tokens"] <= tokens:
+            yield self._error("E0230", f"`evaluate.max_tokens` is {evaluate['max_tokens']}, too few for a draft of"
+                              f" {tokens} tokens", "evaluate.max_tokens", hint="use `max_tokens: 128`")  # fmt: skip
+        if wanted is not None and not _can_be_met(wanted, 1, tokens + 1):
+            yield self._error("E0229", f"no mean acceptance length is `{wanted}`: with {tokens} speculative tokens it"
+                              f" is from 1 to {tokens + 1}", "checks.mean_acceptance_length",
+                              hint='`">= 1.5"` is what a small draft reaches')  # fmt: skip
+
+    def _reach(self, config: Values) -> Iterator[SpeccError]:
+        derived = self.algorithm.derive(self.draft, config).get("export.speculative_tokens")
+        if self.values["export"]["speculative_tokens"] is None and derived is not None:
+            yield from self._measured(derived.value)
+
+    def _answers(self, config: Values) -> Iterator[SpeccError]:
+        if self.data["responses"]["from"] == "verifier" and not config["eos_token_ids"]:
+            yield self._error("E0310", "the verifier is to write the answers, and has no token that ends one",
+                              "data.responses.from", "verifier.model",
+                              hint="use an instruct model, or `responses: {from: data}`")  # fmt: skip
 
     def _layers(self, config: Values) -> Iterator[SpeccError]:
         draft, count, size = self.draft, config["num_hidden_layers"], config["vocab_size"]
@@ -208,10 +271,43 @@ class Rules:
                                   f"{self._default('data.responses.max_tokens')}, and the derived sequence length is"
                                   f" {derived}", "data.responses.max_tokens",
                                   hint="leave room for the question: half of it, say")  # fmt: skip
+        window = self.draft.get("sliding_window")
+        if window is not None and window >= context:
+            yield self._error("E0308", f"`draft.sliding_window` is {window}, and the verifier's context has {context}"
+                              " tokens", "draft.sliding_window", hint="remove it, or use a shorter one")  # fmt: skip
         if evaluate is not None and evaluate["max_tokens"] >= context:
             yield self._error("E0306", f"`evaluate.max_tokens` is {evaluate['max_tokens']}"
                               f"{self._default('evaluate.max_tokens')}, and the verifier's context has {context}",
                               "evaluate.max_tokens", "evaluate", hint="leave room for the prompt")  # fmt: skip
+
+
+def _can_be_met(comparison: str, least: float, most: float) -> bool:
+    """Tell whether a comparison (`>= 1.5`) holds for some number from `least` to `most`."""
+    operator, number = comparison.rstrip("0123456789. "), float(comparison.lstrip("<>= "))
+    return {">": most > number, ">=": most >= number, "<": least < number, "<=": least <= number}[operator]
+
+
+def template_error(template: str) -> SpeccError | None:
+    """Return what is wrong with a verifier's chat template as a text; nothing of it is run."""
+    if "assistant" in template or "role" in template:
+        return None
+    return SpeccError("the verifier's chat template shows neither `assistant` nor a message's `role`", id="E0309",
+                      hint="use the instruct model, or put a `chat_template.jinja` beside its config")  # fmt: skip
+
+
+def unpinned(document: Document, section: Values, pinned: Values) -> SpeccError | None:
+    """Return the error for a hub id, or a revision of one, that is not what a lock pinned: a branch may have moved.
+
+    `section` is `verifier` of the spec, `pinned` the same of the lock's values.
+    """
+    model, revision = section["model"], section["revision"]
+    same = pinned["model"] == model and revision in (pinned.get("asked_revision"), pinned["revision"])
+    if same or not is_hub_id(model) or (Path(document.name).parent / model).exists():
+        return None
+    place, branch = ("verifier", "model" if revision is None else "revision"), printable(revision or "main")
+    return document.error(f"the lock pins no commit of `{printable(model)}` at `{branch}`", place, id="E0311",
+                          note="`--locked` was given",
+                          hint=f"`specc lock {document.name}` pins it")  # fmt: skip
 
 
 def check_paths(document: Document, *, exist: bool) -> list[SpeccError]:
@@ -222,40 +318,62 @@ def check_paths(document: Document, *, exist: bool) -> list[SpeccError]:
     base = Path(document.name).parent
     return [
         error
-        for path, kind in _paths(document.data)
-        if (error := _check_path(document, base, path, kind, exist=exist)) is not None
+        for path, kind in named_places(document.data)
+        if (error := path_error(document, path) or (_absent(document, base, path, kind) if exist else None)) is not None
     ]
 
 
 def named_files(document: Document) -> list[str]:
     """Return the files of data that a document names, each once."""
-    names = [_get(document.data, path) for path, kind in _paths(document.data) if kind == "file"]
+    names = [_get(document.data, path) for path, kind in named_places(document.data) if kind == "file"]
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
-def _check_path(document: Document, base: Path, path: KeyPath, kind: str, *, exist: bool) -> SpeccError | None:
+def path_error(document: Document, path: KeyPath) -> SpeccError | None:
+    """Return what is wrong with a path that stands in a document, whether there is something or not."""
     name = _get(document.data, path)
-    if not isinstance(name, str) or not name:
-        return None
-    if name.startswith(("/", "~", "file:")) or PureWindowsPath(name).drive:
+    if isinstance(name, str) and (name.startswith(("/", "~", "file:")) or PureWindowsPath(name).drive):
         return document.error(f"`{printable(name)}` is an absolute path", path, id="E0215",
                               hint="name it relative to the spec, so that it holds on other machines")  # fmt: skip
-    if not exist or kind == "model":
+    if isinstance(name, str) and not name.startswith(PACKAGE) and _is_outside(name, document.name):
+        return document.error(f"`{printable(name)}` is outside the project", path, id="E0224",
+                              hint="move it into the project, or link to it from there")  # fmt: skip
+    return None
+
+
+def _is_outside(name: str, file: str) -> bool:
+    """Tell whether a path that stands in `file` climbs out of its project; by names alone, so that a link is inside.
+
+    A project is the nearest folder above that has `.git` or `pyproject.toml`; without one there is no outside.
+    """
+    folder = Path(os.path.abspath(file)).parent  # noqa: PTH100 - `resolve` would follow links
+    roots = (one for one in (folder, *folder.parents) if any((one / sign).exists() for sign in PROJECT))
+    root = next(roots, None)
+    return root is not None and not Path(os.path.normpath(folder / name)).is_relative_to(root)
+
+
+def _absent(document: Document, base: Path, path: KeyPath, kind: str) -> SpeccError | None:
+    """Return the error for a file or a folder that a document names and that is not there, or of no use."""
+    name = _get(document.data, path)
+    if not isinstance(name, str) or not name or kind == "model":
         return None
+    found = base
     try:
-        found = base / name
+        found = placed(name, base)
         there = found.is_dir() if kind == "folder" else found.is_file()
         other = found.exists()
+    except SpeccError as error:
+        return document.error(error.message, path, id="E0214", hint=error.hint)
     except (OSError, ValueError):  # a name that no file system takes
         there = other = False
     if there:
-        return None
+        return LOOKS[kind](document, path, found)
     what = "folder" if kind == "folder" else "file"
     message = f"`{printable(name)}` is not a {what}" if other else f"there is no {what} `{printable(name)}`"
     return document.error(message, path, id="E0214", hint="paths are relative to the spec")
 
 
-def _paths(data: Values) -> Iterator[tuple[KeyPath, str]]:
+def named_places(data: Values) -> Iterator[tuple[KeyPath, str]]:
     """Yield the places of a document, valid or not, that name a file, a folder or a model."""
     yield ("verifier", "model"), "model"
     yield ("draft", "init", "from"), "folder"

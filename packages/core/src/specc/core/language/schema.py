@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -13,9 +14,18 @@ from specc.core.errors import SpeccError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from specc.core.language.node import KeyPath
+
 FILE: Final = "speculator.v1.schema.json"
 ID: Final = "urn:specc:schema:speculator:v1"
 DRAFT: Final = "http://json-schema.org/draft-07/schema#"
+_EXTENDS: Final[Mapping[str, Any]] = {
+    "description": "Spec that this one goes on from: a file, relative to this one, or `package:NAME/FILE` for a file of"
+    " an installed package. Mappings are merged, this spec's values before its own; lists are replaced whole."
+    " Default: none.",
+    "type": "string",
+    "minLength": 1,
+}
 MAX_INTEGER: Final = 2**53 - 1
 """The largest integer that canonical JSON (RFC 8785) holds exactly; the bound of all that have no closer one."""
 
@@ -30,7 +40,61 @@ def build_schema() -> Schema:
     """
     from specc.core.language.models import Spec
 
-    return {"$schema": DRAFT, "$id": ID, "title": "A speculator, version 1 of the language", **tree_of(Spec)}
+    tree = tree_of(Spec)
+    required = _take_required(tree, levels=2)
+    first, *others = tree["properties"].items()
+    tree["properties"] = dict([first, ("extends", _EXTENDS), *others, ("matrix", _matrix(tree))])
+    # What a spec must have it may have from the one that it extends.
+    whole = {"if": {"required": ["extends"]}, "then": {}, "else": required}
+    return {"$schema": DRAFT, "$id": ID, "title": "A speculator, version 1 of the language", **tree, **whole}
+
+
+def _take_required(node: Schema, levels: int) -> Schema:
+    """Take `required` out of a mapping and the mappings in it, so many levels deep, and return it as a schema."""
+    taken: Schema = {"required": node.pop("required")} if "required" in node else {}
+    inner = {
+        name: found
+        for name, rule in node.get("properties", {}).items()
+        if levels > 1 and (found := _take_required(rule, levels - 1))
+    }
+    return {**taken, "properties": inner} if inner else taken
+
+
+def _matrix(tree: Schema) -> Schema:
+    """Return the schema of `matrix`: a list of values for each field that is no section."""
+    every = fields(tree)
+    lists = tuple(
+        f"{path}." for path, (rule, _) in every.items() if any("items" in one for one in (rule, *rule.get("anyOf", ())))
+    )
+    rules = {
+        path: rule
+        for path, (rule, _) in every.items()
+        if "." in path and rule.get("type") != "object" and not path.startswith(("runtime.", *lists))
+    }
+    entry: Schema = {"type": "object", "minProperties": 1, "propertyNames": {"enum": list(rules)}}
+    return {
+        "description": "Values of several fields: each combination of them is a build of its own, and all have one plan"
+        " and one lock. Default: none, a single build.",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": False,
+        "properties": {
+            "include": {
+                "description": "Values that are added to every combination which has the same values of the matrix's"
+                " own fields; an entry that fits none is a combination of its own. Default: none.",
+                "type": "array", "items": entry, "minItems": 1,
+            },
+            "exclude": {
+                "description": "Values of some fields of the matrix whose combinations are left out. Default: none.",
+                "type": "array", "items": entry, "minItems": 1,
+            },
+            **{
+                path: {"description": rule["description"], "type": "array", "minItems": 1,
+                       "items": {key: value for key, value in rule.items() if key not in ("description", "default")}}
+                for path, rule in rules.items()
+            },
+        },
+    }  # fmt: skip
 
 
 def tree_of(model: type[BaseModel], mode: Literal["validation", "serialization"] = "validation") -> Schema:
@@ -73,13 +137,40 @@ def fields(schema: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Schem
     The flag says whether the mapping that holds the field requires it.
     """
     found: dict[str, tuple[Schema, bool]] = {}
+    whole: Schema = schema.get("else", {})
     for branch in (schema, *_branches(schema)):
-        for name, item in branch.get("properties", {}).items():
+        for name, rule in branch.get("properties", {}).items():
+            if "." in name:
+                continue  # of a matrix: the path of a field, and none itself
             path = f"{prefix}.{name}" if prefix else name
-            required = name in branch.get("required", ())
+            required = name in branch.get("required", whole.get("required", ()))
+            item = {**rule, **whole.get("properties", {}).get(name, {})}
             if path not in found or ("description" in item and "const" not in item):  # a tag, with all it can be
                 found[path] = (item, required)
             found |= fields(item, path)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A tagged union: the key that tells its members apart, the member that is meant without it, and their keys."""
+
+    tag: str
+    default: str | None
+    members: Mapping[str, frozenset[str]]
+
+
+def tagged_unions(schema: Schema) -> dict[KeyPath, Tagged]:
+    """Return the tagged unions of a schema by their paths."""
+    found: dict[KeyPath, Tagged] = {}
+    for path, (rule, _) in fields(schema).items():
+        members: dict[str, frozenset[str]] = {}
+        tag = ""
+        for condition in rule.get("allOf", ()):
+            ((tag, name),) = condition["if"]["properties"].items()
+            members[name["const"]] = frozenset(condition["then"]["properties"])
+        if members:
+            found[tuple(path.split("."))] = Tagged(tag, rule["properties"][tag].get("default"), members)
     return found
 
 

@@ -42,32 +42,34 @@ def explain_syntax(source: Source, error: YAMLError) -> SpeccError:
     start = error.context_mark or mark
     for number in (mark.line, start.line):
         if source.line(number).startswith(("<<<<<<< ", "=======", ">>>>>>> ")):
-            return source.error("merge conflict markers", Span(number, 0, 7), id="E0002",
-                                hint="settle the conflict and remove the marker lines")  # fmt: skip
+            return Span(source, number, 0, 7).error("merge conflict markers", id="E0002",
+                                                hint="settle the conflict and remove the marker lines")  # fmt: skip
     problem = f"{error.problem} {error.context or ''}"
     found = source.lines[mark.line][mark.column : mark.column + 1] if mark.line < len(source.lines) else ""
-    span = _before_end(source, Span(mark.line, mark.column, 1))
+    span = _before_end(Span(source, mark.line, mark.column, 1))
     if "cannot start any token" in problem:
         if found == "\t":
-            return source.error("a tab cannot indent YAML", span, hint="indent with spaces", id="E0002")
-        return source.error(f"`{found}` cannot start a value", span, hint=_QUOTED, id="E0002")
+            return span.error("a tab cannot indent YAML", hint="indent with spaces", id="E0002")
+        return span.error(f"`{found}` cannot start a value", hint=_QUOTED, id="E0002")
     above = source.lines[span.line - 1] if span.line else ""
     if "mapping values" in problem and (crowded := _CROWDED.match(above)):
-        return source.error("a space is missing after the `:`", Span(span.line - 1, crowded.end() - 1, 1), id="E0002")
+        place = Span(source, span.line - 1, crowded.end() - 1, 1)
+        return place.error("a space is missing after the `:`", id="E0002")
     for words, message, hint in _MESSAGES:
         if words in problem:
             if "never closed" in message:
-                span = Span(start.line, start.column, 1)
-            return source.error(message, span, hint=hint, id="E0002")
-    return source.error(f"not YAML: {error.problem}", span, id="E0002")
+                span = Span(source, start.line, start.column, 1)
+            return span.error(message, hint=hint, id="E0002")
+    return span.error(f"not YAML: {error.problem}", id="E0002")
 
 
-def _before_end(source: Source, span: Span) -> Span:
+def _before_end(span: Span) -> Span:
     """Return `span`, or the end of the last line that says something if the parser ran past it."""
-    line = min(span.line, len(source.lines) - 1)
-    while line > 0 and not source.lines[line].strip():
+    lines = span.source.lines
+    line = min(span.line, len(lines) - 1)
+    while line > 0 and not lines[line].strip():
         line -= 1
-    return span if line == span.line else Span(line, max(0, len(source.lines[line].rstrip()) - 1), 1)
+    return span if line == span.line else Span(span.source, line, max(0, len(lines[line].rstrip()) - 1), 1)
 
 
 def _unprintable(source: Source, error: YAMLError) -> SpeccError:
@@ -77,6 +79,6 @@ def _unprintable(source: Source, error: YAMLError) -> SpeccError:
     for number, line in enumerate(source.lines):
         column = line.find(found) if found else -1
         if column >= 0:
-            return source.error(f"the character U+{ord(line[column]):04X} cannot stand in YAML",
-                                Span(number, column, 1), hint="remove it", id="E0002")  # fmt: skip
-    return source.error("not YAML: a character that cannot be read", Span(0, 0, 1), id="E0002")
+            what = f"the character U+{ord(line[column]):04X} cannot stand in YAML"
+            return Span(source, number, column, 1).error(what, hint="remove it", id="E0002")
+    return Span(source, 0, 0, 1).error("not YAML: a character that cannot be read", id="E0002")

@@ -9,7 +9,7 @@ from specc.core.language.schema import MAX_INTEGER
 from specc.core.language.text import printable
 
 if TYPE_CHECKING:
-    from specc.core.language.document import KeyPath
+    from specc.core.language.node import KeyPath
 
 _KINDS: Final = {
     "string": "a string",

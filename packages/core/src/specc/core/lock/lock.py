@@ -3,12 +3,15 @@
 It has two parts. `locked` is what was decided: the values that the spec states (`written`), all resolved values,
 each stage's version, the class of machine and every class's engines. `results` is what builds found:
 `{numerics class: {stage: digest}}`. Nothing in it names a time, a host, a user or an absolute path.
+
+The lock of a spec with a matrix has a third part, `builds`: by the name of a build, what it has in the other two that
+not all of them have.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -39,22 +42,23 @@ class Lock:
     locked: Locked
     results: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
-    def dump(self) -> str:
-        """Return the file's text: sorted, indented JSON."""
+    def as_data(self) -> dict[str, Any]:
+        """Return both parts as they stand in the file of a spec without a matrix."""
         locked = self.locked
-        return pretty(
-            {
-                "lock": VERSION,
-                "locked": {
-                    "class": locked.machine,
-                    "written": locked.written,
-                    "values": locked.values,
-                    "stages": locked.stages,
-                    "engines": locked.engines,
-                },
-                "results": self.results,
-            }
-        )
+        return {
+            "locked": {
+                "class": locked.machine,
+                "written": locked.written,
+                "values": locked.values,
+                "stages": locked.stages,
+                "engines": locked.engines,
+            },
+            "results": self.results,
+        }
+
+
+Locks = Mapping[str, Lock]
+"""The locks of a spec's builds by their names; a spec without a matrix has one build, whose name is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ def engines() -> dict[str, dict[str, str]]:
     return {name: dict(row.engines) for name, row in CLASSES.items()}
 
 
-def read(path: Path) -> Lock | None:
-    """Read a lock; None if there is none, or if it holds conflict markers and must be written anew.
+def read(path: Path) -> Locks | None:
+    """Read the locks of a spec's builds; None if there are none, or conflict markers, so that they are written anew.
 
     Raises `SpeccError` for a lock of another version or one that is damaged.
     """
@@ -91,29 +95,81 @@ def read(path: Path) -> Lock | None:
         return None
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not JSON") from error
     if not isinstance(raw, dict) or raw.get("lock") != VERSION:
         found = raw.get("lock") if isinstance(raw, dict) else None
         raise _damaged(path, f"it is of version `{found}`, and this specc reads version {VERSION}")
     try:
-        part = raw["locked"]
-        locked = Locked(
+        shared = {name: raw[name] for name in ("locked", "results")}
+        builds = _mapping(raw["builds"]) if "builds" in raw else {"": {}}
+        return {name: _lock(joined(shared, _mapping(own))) for name, own in builds.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"it lacks or garbles {error}") from error
+
+
+def _lock(raw: Mapping[str, Any]) -> Lock:
+    part = _mapping(raw["locked"])
+    return Lock(
+        locked=Locked(
             machine=str(part["class"]),
             written=_mapping(part["written"]),
             values=_mapping(part["values"]),
             stages={name: int(version) for name, version in _mapping(part["stages"]).items()},
             engines={name: _mapping(row) for name, row in _mapping(part["engines"]).items()},
-        )
-        results = {name: _mapping(row) for name, row in _mapping(raw["results"]).items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"it lacks or garbles {error}") from error
-    return Lock(locked=locked, results=results)
+        ),
+        results={name: _mapping(row) for name, row in _mapping(raw["results"]).items()},
+    )
 
 
-def write(path: Path, lock: Lock) -> bool:
-    """Write a lock if its text differs from the file's; return whether it did."""
-    text = lock.dump()
+def dump(locks: Locks) -> str:
+    """Return the file's text: sorted, indented JSON."""
+    whole = {name: lock.as_data() for name, lock in locks.items()}
+    if set(whole) == {""}:
+        return pretty({"lock": VERSION, **whole[""]})
+    shared = common(list(whole.values()))
+    parts = {name: shared.get(name, {}) for name in ("locked", "results")}
+    return pretty({"lock": VERSION, **parts, "builds": {name: rest(own, shared) for name, own in whole.items()}})
+
+
+def common(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what trees have in common: a value that all have, mappings by what is common in them."""
+    first, *others = trees
+    found: dict[str, Any] = {}
+    for key, value in first.items():
+        same = [other[key] for other in others if key in other]
+        if len(same) < len(others):
+            continue
+        if all(other == value for other in same):
+            found[key] = value
+        elif all(isinstance(other, Mapping) for other in (value, *same)):
+            found[key] = common([value, *same])
+    return found
+
+
+def rest(tree: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a tree has on top of what it shares with others; `joined` is the way back."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in shared:
+            found[key] = value
+        elif shared[key] != value and (inner := rest(value, shared[key])):
+            found[key] = inner
+    return found
+
+
+def joined(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is shared and what is a tree's own as one tree."""
+    found = dict(shared)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = joined(found[key], value) if both else value
+    return found
+
+
+def write(path: Path, locks: Locks) -> bool:
+    """Write the locks of a spec's builds if the text differs from the file's; return whether it did."""
+    text = dump(locks)
     if path.is_file() and path.read_bytes() == text.encode():
         return False
     write_atomic(path, text)
@@ -122,6 +178,8 @@ def write(path: Path, lock: Lock) -> bool:
 
 def compare(old: Locked, new: Locked) -> list[Moved]:
     """Return what moved, in the order of the paths: values, then stage versions, then the engines."""
+    if old == new:
+        return []
     moved = _differences(flat(old.values), flat(new.values))
     moved += _differences(_prefixed("written", old.written), _prefixed("written", new.written)) if not moved else []
     moved += _differences(_prefixed("stages", old.stages), _prefixed("stages", new.stages))

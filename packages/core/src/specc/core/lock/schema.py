@@ -178,21 +178,43 @@ class LockFile(Section):
 
 
 def build_lock_schema() -> Schema:
-    """Return the lock's JSON Schema (Draft-07): a tree without references, every field described.
+    """Return the lock's JSON Schema (Draft-07): a tree, every field described.
 
-    No field has a default: a lock that leaves one out was written by a release that did not know it.
+    What the builds of a matrix share and what each has of its own are parts of it: nothing is required in them. No
+    field has a default: a lock that leaves one out was written by a release that did not know it.
     """
-    tree = _without_defaults(tree_of(LockFile, "serialization"))
+    tree = _without(tree_of(LockFile, "serialization"), "default")
     files = fields(tree_of(LockedInit))["files"][0]
     for branch in fields(tree)["locked.values"][0]["properties"]["draft"]["allOf"]:
         if (init := branch["then"]["properties"].get("init")) is not None:
             init["properties"]["files"] = files
             init["required"].append("files")
-    return {"$schema": DRAFT, "$id": ID, "title": "A lock, version 1", **tree}
+    parts = {name: tree["properties"][name] for name in ("locked", "results")}
+    some = {name: {"$ref": f"#/definitions/{name}"} for name in parts}
+    tree["properties"] |= {
+        **{name: {"description": part["description"]} for name, part in parts.items()},
+        "builds": {
+            "description": "Builds of a spec with a matrix by their names, `field=value,field=value`: what each has in"
+            " `locked` and `results` that not all of them have.",
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"minLength": 1},
+            "additionalProperties": {"type": "object", "additionalProperties": False, "properties": some},
+        },
+    }
+    choice = {"if": {"required": ["builds"]}, "then": {"properties": some}, "else": {"properties": parts}}
+    partial = {name: _without(part, "required") for name, part in parts.items()}
+    return {"$schema": DRAFT, "$id": ID, "title": "A lock, version 1", **tree, **choice, "definitions": partial}
 
 
-def _without_defaults(node: Any) -> Any:
-    if isinstance(node, dict):
-        items = cast("dict[str, Any]", node).items()
-        return {key: _without_defaults(value) for key, value in items if key != "default"}
-    return [_without_defaults(item) for item in cast("list[Any]", node)] if isinstance(node, list) else node
+def _without(node: Any, keyword: str) -> Any:
+    """Return a schema without a keyword; a field of that name stays."""
+    if isinstance(node, list):
+        return [_without(item, keyword) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    items = cast("dict[str, Any]", node).items()
+    return {
+        key: {name: _without(rule, keyword) for name, rule in value.items()} if key == "properties" else
+        _without(value, keyword) for key, value in items if key != keyword
+    }  # fmt: skip

@@ -1,6 +1,6 @@
 """The plan: the graph of stages, their keys, what each of them needs and what it will take."""
 
-from specc.core.plan.estimate import Estimate, estimates, total
+from specc.core.plan.estimate import Estimate, Estimator, total
 from specc.core.plan.plan import (
     Change,
     Decision,
@@ -11,6 +11,7 @@ from specc.core.plan.plan import (
     decide_stage,
     lineage,
     lower,
+    plan_name,
 )
 from specc.core.plan.stages import PACKAGES, ROWS, StageRow, stages
 
@@ -20,15 +21,16 @@ __all__ = [
     "Change",
     "Decision",
     "Estimate",
+    "Estimator",
     "Plan",
     "PlannedStage",
     "StageRow",
     "before",
     "decide",
     "decide_stage",
-    "estimates",
     "lineage",
     "lower",
+    "plan_name",
     "stages",
     "total",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,8 @@ from specc.core.plan.plan import Plan, decide
 from specc.core.plan.stages import Values
 from specc.core.store import Store
 
+INDEXED: Final = ("conversations", "responses", "tokens")
+"""Stages whose artifacts say how much data there is."""
 SAMPLE: Final = 1 << 18
 """Bytes of a data file that are read; the rows of a longer one are its size over the sample's mean line."""
 
@@ -77,12 +79,21 @@ def read_json(store: Store, digest: str, name: str) -> dict[str, Any]:
         return {}
 
 
-def count(values: Values, files: Mapping[str, Path], indexes: Mapping[str, Mapping[str, Any]]) -> Corpus:
-    """Count rows and tokens: what artifacts say goes before what files say."""
+def count(
+    values: Values,
+    files: Mapping[str, Path],
+    indexes: Mapping[str, Mapping[str, Any]],
+    look: Callable[[int | None, Path | None], Text],
+) -> Corpus:
+    """Count rows and tokens: what artifacts say goes before what files say, which is seen by `look_into`."""
+
+    def texts_of(items: Sequence[Mapping[str, Any]]) -> list[Text]:
+        return [look(item.get("rows"), files.get(item["file"])) for item in items]
+
     data, evaluate = values["data"], values.get("evaluate")
-    conversations, responses, tokens = (indexes.get(name, {}) for name in ("conversations", "responses", "tokens"))
-    sources, apart = _texts(data["sources"], files), _texts(data["validation"]["sources"], files)
-    prompts, texts = _texts(evaluate["prompts"] if evaluate else (), files), [*sources, *apart]
+    conversations, responses, tokens = (indexes.get(name, {}) for name in INDEXED)
+    sources, apart = texts_of(data["sources"]), texts_of(data["validation"]["sources"])
+    prompts, texts = texts_of(evaluate["prompts"] if evaluate else ()), [*sources, *apart]
     counted = next(filter(None, (number(index.get("rows")) for index in (tokens, responses, conversations))), None)
     if counted and not sum(text.rows for text in texts):
         texts = [Text(rows=counted)]
@@ -139,11 +150,7 @@ class Text:
         return self.asked / LETTERS + 2 * FRAME * self.turns
 
 
-def _texts(items: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> list[Text]:
-    return [_text(item.get("rows"), files.get(item["file"])) for item in items]
-
-
-def _text(limit: int | None, path: Path | None) -> Text:
+def look_into(limit: int | None, path: Path | None) -> Text:
     """Look into the start of a data file of which `limit` rows are taken."""
     try:
         size, sample = (path.stat().st_size, _start(path)) if path else (0, b"")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from specc.core.algorithms import algorithm
+from specc.core.algorithms import algorithm, attention, learnt
 from specc.core.files import DTYPE_BITS
 from specc.core.plan.corpus import Corpus, mean_answer
 from specc.core.plan.stages import Values
@@ -34,14 +34,9 @@ def head_size(config: Values) -> int:
     return config["vocab_size"] * config["hidden_size"]
 
 
-def _attention(config: Values, length: float, layers: int) -> float:
-    """Return the operations a token for scores and sums of values, its context being half of `length` in the mean."""
-    return 2 * length * config["num_attention_heads"] * config["head_dim"] * layers
-
-
 def _forward(config: Values, length: float) -> float:
     """Return the operations a token of a verifier without its head."""
-    return 2 * _body(config) + _attention(config, length, config["num_hidden_layers"])
+    return 2 * _body(config) + attention(config, length, config["num_hidden_layers"])
 
 
 def _responses(values: Values, corpus: Corpus) -> float:
@@ -56,8 +51,7 @@ def _hidden_states(values: Values, corpus: Corpus) -> float:
 def learnt_shapes(values: Values) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the draft's tensors that are learnt."""
     draft = values["draft"]
-    tensors = algorithm(draft["algorithm"]).layout(draft, values["verifier"]["config"])
-    return {tensor.name: tensor.shape for tensor in tensors if tensor.origin == "trained"}
+    return learnt(algorithm(draft["algorithm"]).layout(draft, values["verifier"]["config"]))
 
 
 def _passes(values: Values, corpus: Corpus) -> float:
@@ -80,42 +74,21 @@ def rows_seen(values: Values, corpus: Corpus) -> float:
 
 
 def _draft(values: Values, corpus: Corpus) -> float:
-    """Return the operations of training, as `specc.train.models.eagle3` computes.
-
-    At the first step all rows go through all layers but the last, of which those without a target make keys and values
-    alone; later steps have the rows with a target. What is learnt costs 6 a weight (forward, gradients of inputs and
-    weights), the fusion of frozen states 4, and the frozen head 2 for the verifier and 4 for each step of the draft.
-    """
-    draft, config, passes = values["draft"], values["verifier"]["config"], _passes(values, corpus)
-    steps, trained = draft["ttt"]["steps"], learnt_shapes(values)
-    size = {name: math.prod(shape) for name, shape in trained.items() if len(shape) == 2}
-    last = f"layers.{draft['layers'] - 1}"
-    fuse = size["fc.weight"]
-    layers = sum(size.values()) - fuse
-    tail = sum(count for name, count in size.items() if name.startswith(f"{last}.") and not _is_memory(name))
-    head = draft["vocabulary"] * config["hidden_size"]
-    window = min(corpus.length, draft["sliding_window"] or corpus.length)
-    attention = _attention(config, window, draft["layers"])
-    row = (6 if draft["fc_norm"] else 4) * fuse + 6 * (layers - tail)
-    target = 6 * (tail + (steps - 1) * layers) + steps * 3.5 * attention + (2 + 4 * steps) * head
-    learnt = rows_seen(values, corpus) * row + corpus.answered * (1 - corpus.held) * passes * target
-    # Validation, before the first epoch too: losses at targets, and the draft's guesses from every row.
-    guessed = 2 * (fuse + steps * (layers + head)) + steps * attention
-    checked = corpus.held * (passes + 1) * (corpus.tokens * guessed + corpus.answered * (guessed + 2 * head))
-    return learnt + checked + _orthogonal(values, corpus, trained.values())
+    """Return the operations of training, and of validation after each epoch and before the first."""
+    draft, passes = values["draft"], _passes(values, corpus)
+    cost = algorithm(draft["algorithm"]).training(draft, values["verifier"]["config"], corpus.length)
+    learning = rows_seen(values, corpus) * cost.row + corpus.answered * (1 - corpus.held) * passes * cost.target
+    checking = corpus.held * (passes + 1) * (corpus.tokens * cost.guess + corpus.answered * cost.checked)
+    return learning + checking + _orthogonal(values, corpus)
 
 
-def _is_memory(name: str) -> bool:
-    return name.endswith(("k_proj.weight", "v_proj.weight"))
-
-
-def _orthogonal(values: Values, corpus: Corpus, shapes: Iterable[tuple[int, ...]]) -> float:
+def _orthogonal(values: Values, corpus: Corpus) -> float:
     """Return the operations of Muon's directions: five iterations of three products for each matrix and step."""
     train = values["train"]
     if train["optimizer"]["name"] != "muon":
         return 0.0
     steps = rows_seen(values, corpus) / train["batch_tokens"]
-    pairs = [(min(shape), max(shape)) for shape in shapes if len(shape) == 2]
+    pairs = [(min(shape), max(shape)) for shape in learnt_shapes(values).values() if len(shape) == 2]
     return steps * 5 * sum(4 * low * low * high + 2 * low**3 for low, high in pairs)
 
 
@@ -168,20 +141,19 @@ TOKENS: Final[Mapping[str, Callable[[Values, Corpus], float]]] = {
 def sizes(values: Values, files: Mapping[str, Path], corpus: Corpus) -> dict[str, float]:
     """Return the bytes of every stage's artifact."""
     verifier, draft = values["verifier"], values["draft"]
-    config, captured = verifier["config"], len(draft["hidden_state_layers"]) + 1
+    config, row = verifier["config"], algorithm(draft["algorithm"])
     rows = corpus.text + 190 * corpus.rows  # beside a source's own bytes, a row has its hash and where it is from
     bits = {**DTYPE_BITS, "draft": 8 * WIDTH[values["export"]["dtype"]]}
-    tensors = algorithm(draft["algorithm"]).layout(draft, config)
-    learnt = sum(math.prod(shape) for shape in learnt_shapes(values).values())
+    weights = sum(math.prod(shape) for shape in learnt_shapes(values).values())
     return {
         "verifier": _copied(verifier, files) or weight_bytes(verifier),
         "conversations": rows,
         "responses": rows + 5 * corpus.answered + 40 * corpus.rows,
         "tokens": 5 * corpus.tokens + 19 * corpus.rows,  # an id and its mask; a row's place
         "vocabulary": 8 * draft["vocabulary"] + config["vocab_size"],
-        "hidden_states": corpus.tokens * captured * config["hidden_size"] * WIDTH[verifier["dtype"]],
-        "draft": 2 * 4 * learnt,  # in fp32, the best epoch's and the first
-        "checkpoint": sum(math.prod(tensor.shape) * bits[tensor.dtype] / 8 for tensor in tensors),
+        "hidden_states": corpus.tokens * row.hidden_states(draft) * config["hidden_size"] * WIDTH[verifier["dtype"]],
+        "draft": 2 * 4 * weights,  # in fp32, the best epoch's and the first
+        "checkpoint": sum(math.prod(tensor.shape) * bits[tensor.dtype] / 8 for tensor in row.layout(draft, config)),
         "evaluation": 2000,
     }
 

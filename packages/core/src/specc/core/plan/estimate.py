@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from specc.core.lock import MachineClass
-from specc.core.plan.corpus import count, indexes
+from specc.core.plan.corpus import INDEXED, count, indexes, look_into
 from specc.core.plan.costs import COSTS, TOKENS, sizes
-from specc.core.plan.plan import lower
-from specc.core.plan.rates import declared, most_similar, ranks, resident, runs_here, scaled
+from specc.core.plan.plan import Plan
+from specc.core.plan.rates import Run, declared, most_similar, ranks, resident, runs_here, scaled
 from specc.core.plan.stages import Values
 from specc.core.store import Store
 
@@ -42,37 +44,59 @@ class Estimate:
     """False where a data file's rows could not be counted, so that all numbers are too low."""
 
 
-def estimates(
-    values: Values, machine: MachineClass, store: Store | None, files: Mapping[str, Path] | None = None
-) -> dict[str, Estimate]:
-    """Return what every stage of resolved values will take on a class of machine, in the order they run.
+class Estimator:
+    """Estimates the builds of one spec; a stage that several of them share is reckoned once."""
 
-    `files` are the places of the files that the values name (`ResolvedSpec.files`). Of a data file that is not there,
-    rows are known only from the spec, or from artifacts of the plan that are in the store. Nothing is raised.
-    """
-    files, plan = files or {}, lower(values, machine)
-    corpus = count(values, files, indexes(plan, store))
-    disks = sizes(values, files, corpus)
-    runs = runs_here(store, machine)
-    found: dict[str, Estimate] = {}
-    for stage in plan.stages:
-        name = stage.name
-        cost = COSTS.get(name)
-        flops = cost(values, corpus) if cost else None
-        tokens = TOKENS[name](values, corpus) if name in TOKENS else None
-        amount = tokens if cost and tokens is not None else disks["tokens" if name == "vocabulary" else name]
-        run = most_similar(stage, runs.get(name, []))
-        seconds = run and scaled(run, stage, corpus, amount, flops)
-        found[name] = Estimate(
-            seconds=declared(name, values, machine, amount, flops) if seconds is None else seconds,
-            disk=round(disks[name]),
-            memory=ranks(values, name) * ((run and run.memory(stage)) or round(resident(name, values, machine, disks))),
-            tokens=None if tokens is None else round(tokens),
-            flops=flops,
-            measured=seconds is not None,
-            complete=corpus.complete or name in ("verifier", "checkpoint"),
-        )
-    return found
+    def __init__(self, machine: MachineClass, store: Store | None) -> None:
+        self.machine = machine
+        self.store = store
+        self._runs: dict[str, list[Run]] | None = None
+        self._known: dict[str, Estimate] = {}
+        self._indexes: dict[tuple[str, ...], Mapping[str, Any]] = {}
+        self._look = cache(look_into)
+
+    def estimates(self, plan: Plan, values: Values, files: Mapping[str, Path] | None = None) -> dict[str, Estimate]:
+        """Return what every stage of a plan will take on the class of machine, in the order they run.
+
+        `values` are those that were lowered to it. `files` are the places of the files that they name
+        (`ResolvedSpec.files`). Of a data file that is not there, rows are known only from the spec, or from artifacts
+        of the plan that are in the store. Nothing is raised.
+        """
+        if any(stage.recipe not in self._known for stage in plan.stages):
+            self._known |= self._new(plan, values, files or {})
+        return {stage.name: self._known[stage.recipe] for stage in plan.stages}
+
+    def _new(self, plan: Plan, values: Values, files: Mapping[str, Path]) -> dict[str, Estimate]:
+        """Return the estimates of a plan's stages by their recipes."""
+        if self._runs is None:
+            self._runs = runs_here(self.store, self.machine)
+        made = tuple(stage.recipe for stage in plan.stages if stage.name in INDEXED)
+        if made not in self._indexes:
+            self._indexes[made] = indexes(plan, self.store)
+        corpus = count(values, files, self._indexes[made], self._look)
+        disks = sizes(values, files, corpus)
+        found: dict[str, Estimate] = {}
+        for stage in plan.stages:
+            if stage.recipe in self._known:
+                continue
+            name = stage.name
+            cost = COSTS.get(name)
+            flops = cost(values, corpus) if cost else None
+            tokens = TOKENS[name](values, corpus) if name in TOKENS else None
+            amount = tokens if cost and tokens is not None else disks["tokens" if name == "vocabulary" else name]
+            run = most_similar(stage, self._runs.get(name, []))
+            seconds = run and scaled(run, stage, corpus, amount, flops)
+            own = (run and run.memory(stage)) or round(resident(name, values, self.machine, disks))
+            found[stage.recipe] = Estimate(
+                seconds=declared(name, values, self.machine, amount, flops) if seconds is None else seconds,
+                disk=round(disks[name]),
+                memory=ranks(values, name) * own,
+                tokens=None if tokens is None else round(tokens),
+                flops=flops,
+                measured=seconds is not None,
+                complete=corpus.complete or name in ("verifier", "checkpoint"),
+            )
+        return found
 
 
 def total(parts: Iterable[Estimate]) -> Estimate:

@@ -7,8 +7,10 @@ equal bytes cut a rebuild short.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, Protocol
 
 from specc.core.contracts import Manifest
@@ -99,25 +101,30 @@ class Decision:
     last: Manifest | None = None
 
 
-def lower(values: Values, machine: MachineClass) -> Plan:
-    """Lower resolved values to a plan for one class of machine."""
+def lower(values: Values, machine: MachineClass, build: str = "") -> Plan:
+    """Lower resolved values to a plan for one class of machine; a `build` of a matrix has its name in the plan's."""
     runtime = values["runtime"]
     threads, ranks = runtime["threads"], world(runtime["train"]["ranks"])
     every = machine.facets(threads, ranks)
     planned: dict[str, PlannedStage] = {}
     for row in stages(values):
         facets = {name: every[name] for name in row.facets if name in every}
-        recipe = digest_of(
-            {
-                "stage": row.name,
-                "version": row.version,
-                "params": row.params,
-                "inputs": {name: planned[stage].recipe for name, stage in row.inputs.items()},
-                "facets": facets,
-            }
-        )
-        planned[row.name] = PlannedStage(row=row, facets=facets, recipe=recipe)
-    return Plan(name=values["name"], numerics=machine.numerics(threads, ranks), stages=tuple(planned.values()))
+        inputs = {name: planned[stage].recipe for name, stage in row.inputs.items()}
+        said = {"stage": row.name, "version": row.version, "params": row.params, "inputs": inputs, "facets": facets}
+        planned[row.name] = PlannedStage(row=row, facets=facets, recipe=_recipe(json.dumps(said, sort_keys=True)))
+    numerics = machine.numerics(threads, ranks)
+    return Plan(name=plan_name(values, build), numerics=numerics, stages=tuple(planned.values()))
+
+
+@cache
+def _recipe(text: str) -> str:
+    """Return the digest of what a text of JSON says: that of canonical JSON, which takes ten times as long to write."""
+    return digest_of(json.loads(text))
+
+
+def plan_name(values: Values, build: str) -> str:
+    """Return a plan's name: the speculator's, and after a space the build's if there is a matrix."""
+    return f"{values['name']} {build}" if build else str(values["name"])
 
 
 def world(ranks: int | list[dict[str, int | None]]) -> int | str:
@@ -136,11 +143,17 @@ def before(stage: PlannedStage) -> PlannedStage | None:
     return replace(stage, facets={**stage.facets, "ranks": earlier if "+" in earlier else int(earlier)})
 
 
-def decide(plan: Plan, store: Artifacts) -> list[Decision]:
-    """Decide for every stage, reading only the store's index."""
+def decide(plan: Plan, store: Artifacts, known: dict[str, Decision] | None = None) -> list[Decision]:
+    """Decide for every stage, reading only the store's index.
+
+    `known` are decisions by recipes: what another build of the same spec shares with this one is decided once.
+    """
+    known = {} if known is None else known
     decisions: dict[str, Decision] = {}
     for stage in plan.stages:
-        decisions[stage.name] = decide_stage(plan, stage, decisions, store)
+        if stage.recipe not in known:
+            known[stage.recipe] = decide_stage(plan, stage, decisions, store)
+        decisions[stage.name] = known[stage.recipe]
     return list(decisions.values())
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from specc.core.algorithms import algorithm
 from specc.core.contracts import Manifest
 from specc.core.errors import SpeccError
 from specc.core.lock import MachineClass
@@ -82,7 +83,8 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
         learnt = sum(math.prod(shape) for shape in learnt_shapes(values).values())
         ends = 2 * head_size(config) * WIDTH[verifier["dtype"]]
         wide = 12 * config["hidden_size"] + 4 * draft["intermediate_size"]  # a row's kept activations at each step
-        rows = values["train"]["batch_tokens"] * draft["ttt"]["steps"] / ranks(values, name)
+        kept = algorithm(draft["algorithm"]).training(draft, config, 0.0).kept
+        rows = values["train"]["batch_tokens"] * kept / ranks(values, name)
         return TRAINER + ends + 18 * learnt + 2 * rows * wide
     whole = {"verifier": 2.0 if verifier["format"] == "gguf" else 0.0, "checkpoint": 4.0}
     return PYTHON + whole.get(name, 0.0) * disks[name]

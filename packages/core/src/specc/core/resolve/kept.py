@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -88,7 +89,19 @@ def spec_of(written: Mapping[str, Any]) -> Spec:
 
 def stated(path: str, written: Mapping[str, Any]) -> bool:
     """Tell whether a spec writes the value at `path`, or something above it or below it."""
-    return any(name == path or path.startswith(name + ".") or name.startswith(path + ".") for name in written)
+    return path in written or not _above(path).isdisjoint(written) or path in _sections(frozenset(written))
+
+
+@cache
+def _above(path: str) -> frozenset[str]:
+    """Return the paths of the mappings that the value at a path is in."""
+    return frozenset(path.rsplit(".", end)[0] for end in range(1, path.count(".") + 1))
+
+
+@cache
+def _sections(written: frozenset[str]) -> frozenset[str]:
+    """Return the paths of all mappings in which something is written."""
+    return frozenset[str]().union(*map(_above, written))
 
 
 def get(tree: Mapping[str, Any], path: str) -> Any:

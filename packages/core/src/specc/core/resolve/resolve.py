@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,8 @@ from specc.core.errors import SpeccError, SpeccErrors
 from specc.core.files import flatten
 from specc.core.language import Checked, Spec, rules_with_facts
 from specc.core.language.models import LONGEST_SEQUENCE
+from specc.core.lock import Locked
+from specc.core.references import placed
 from specc.core.resolve.kept import ABSENT, LENGTH, WHOLE, Earlier, get, put, spec_of, stated
 from specc.core.resolve.sources import locate
 from specc.core.resolve.verifier import FACTS, Verifier, find
@@ -39,53 +40,66 @@ class ResolvedSpec:
     files: Mapping[str, Path]
 
 
-def resolve(
-    checked: Checked,
-    *,
-    base: Path,
-    digest: Callable[[Path], str],
-    date: str,
-    locked: Mapping[str, Any] | None = None,
-    upgrade: Collection[str] = (),
-) -> ResolvedSpec:
-    """Resolve a checked spec, with the values of a lock where the spec leaves them to us.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolver:
+    """Resolves the builds of one spec; what it has read of a verifier for one of them it does not read again.
 
-    `locked` is the part `locked` of an earlier lock. What the spec says and the files beside it are followed
-    always. A hub's commit, a file that is not here, the date and all defaults are the lock's, so that neither a moved
-    branch nor a release changes a locked build, save for the parts named in `upgrade`: `verifier`, `data`, `defaults`.
+    `base` is the spec's folder, `digest` returns a file's sha256, `date` is today's. `verifiers` are those that were
+    read, by model and revision.
     """
-    earlier = Earlier(values=locked["values"], written=locked["written"]) if locked else None
-    defaults = None if "defaults" in upgrade else earlier
-    written = written_values(checked, checked.spec.values())
-    spec = _spec(checked, written, defaults).values()
-    old = earlier.values if earlier else None
-    verifier = find(spec["verifier"], base, digest, old["verifier"] if old and "verifier" not in upgrade else None)
-    tree, files = _pin_files(spec, base, digest, old if "data" not in upgrade else None, checked)
-    tree["verifier"] = {**tree["verifier"], **verifier.facts}
-    if spec["verifier"]["revision"] is not None:
-        tree["verifier"]["asked_revision"] = spec["verifier"]["revision"]
-    tree["date"] = defaults.values["date"] if defaults else date
-    files |= {f"verifier/{name}": path for name, path in verifier.files.items()}
-    # The release that locked these very words has checked them, with the defaults of its time.
-    locked_so = defaults is not None and defaults.written == written and defaults.same_verifier(tree)
-    if not locked_so and (errors := rules_with_facts(checked, verifier.facts["config"])):
-        raise SpeccErrors(errors)
-    origins = _fill(tree, written, defaults)
-    for path in flatten(tree):
-        if path not in origins and path.startswith("verifier.") and path.split(".")[1] in FACTS:
-            origins[path] = f"read from the verifier `{spec['verifier']['model']}`"
-        elif path not in origins:
-            origins[path] = str(checked.document.position(tuple(path.split("."))))
-    return ResolvedSpec(values=tree, written=written, origins=origins, files=files)
+
+    base: Path
+    digest: Callable[[Path], str]
+    date: str
+    verifiers: dict[tuple[str, str | None], Mapping[str, Any]] = field(default_factory=dict[Any, Any])
+
+    def resolve(self, checked: Checked, *, locked: Locked | None = None, upgrade: Collection[str] = ()) -> ResolvedSpec:
+        """Resolve a build, with the values of its lock where the spec leaves them to us.
+
+        `locked` is the part `locked` of an earlier lock. What the spec says and the files beside it are followed
+        always. A hub's commit, a file that is not here, the date and all defaults are the lock's, so that neither a
+        moved branch nor a release changes a locked build, save for the parts named in `upgrade`: `verifier`, `data`,
+        `defaults`.
+        """
+        earlier = Earlier(values=locked.values, written=locked.written) if locked else None
+        defaults = None if "defaults" in upgrade else earlier
+        written = written_values(checked, checked.spec.values())
+        tree = _spec(checked, written, defaults).values()
+        asked, old = tree["verifier"], earlier.values if earlier else None
+        verifier = self._verifier(asked, old["verifier"] if old and "verifier" not in upgrade else None)
+        files = _pin_files(tree, self.base, self.digest, old if "data" not in upgrade else None, checked)
+        tree["verifier"] = {**asked, **verifier.facts}
+        if asked["revision"] is not None:
+            tree["verifier"]["asked_revision"] = asked["revision"]
+        tree["date"] = defaults.values["date"] if defaults else self.date
+        files |= {f"verifier/{name}": path for name, path in verifier.files.items()}
+        # The release that locked these very words has checked them, with the defaults of its time.
+        locked_so = defaults is not None and defaults.written == written and defaults.same_verifier(tree)
+        if not locked_so and (errors := rules_with_facts(checked, verifier.facts["config"])):
+            raise SpeccErrors(errors)
+        origins = _fill(tree, written, defaults)
+        for path in flatten(tree):
+            if path not in origins and path.startswith("verifier.") and path.split(".")[1] in FACTS:
+                origins[path] = f"read from the verifier `{asked['model']}`"
+            elif path not in origins:
+                origins[path] = str(checked.document.position(tuple(path.split("."))))
+        return ResolvedSpec(values=tree, written=written, origins=origins, files=files)
+
+    def _verifier(self, section: Mapping[str, Any], pinned: Mapping[str, Any] | None) -> Verifier:
+        """Return the facts of a verifier, which `pinned` (of a lock) or an earlier build has pinned already."""
+        asked = section["model"], section["revision"]
+        found = find(section, self.base, self.digest, self.verifiers.get(asked, pinned))
+        self.verifiers[asked] = {"model": section["model"], "asked_revision": section["revision"], **found.facts}
+        return found
 
 
-def restore(locked: Mapping[str, Any], *, base: Path) -> ResolvedSpec:
+def restore(locked: Locked, *, base: Path) -> ResolvedSpec:
     """Resolve the spec that a lock wrote down, with all that is pinned in it: nothing is hashed and nobody is asked.
 
     The values are the lock's own unless this release has other keys than the one that wrote it. Raises `SpeccError`
     if it has no place for something that the lock's spec says.
     """
-    earlier = Earlier(values=locked["values"], written=locked["written"])
+    earlier = Earlier(values=locked.values, written=locked.written)
     tree, old = earlier.spec().values(), earlier.values
     tree["date"] = old["date"]
     tree["verifier"] |= old["verifier"]
@@ -150,18 +164,18 @@ def _derived(tree: Mapping[str, Any]) -> dict[str, Derived]:
 
 
 def _pin_files(
-    spec: Mapping[str, Any],
+    tree: dict[str, Any],
     base: Path,
     digest: Callable[[Path], str],
     pinned: Mapping[str, Any] | None,
     checked: Checked,
-) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Return the tree with a sha256 beside every file that the spec names, and where the files are."""
-    tree, files = copy.deepcopy(dict(spec)), dict[str, Path]()
+) -> dict[str, Path]:
+    """Put a sha256 beside every file that a tree of values names; return where the files are."""
+    files: dict[str, Path] = {}
     known = {item["file"]: item["sha256"] for _, item in _file_items(pinned)} if pinned else {}
     for path, item in _file_items(tree):
         name = item["file"]
-        place = base / name
+        place = placed(name, base)
         if place.is_file():
             item["sha256"] = digest(place)
             files[name] = place
@@ -172,8 +186,7 @@ def _pin_files(
                                          hint="paths are relative to the spec")  # fmt: skip
     init = tree["draft"].get("init")
     if init is not None:
-        folder = base / init["from"]
-        places = {name: folder / name for name in INIT_FILES}
+        places = {name: placed(f"{init['from']}/{name}", base) for name in INIT_FILES}
         if all(place.is_file() for place in places.values()):
             init["files"] = {name: digest(place) for name, place in places.items()}
             files |= {f"init/{name}": place for name, place in places.items()}
@@ -184,7 +197,7 @@ def _pin_files(
                 f"`{init['from']}` is not a folder with `config.json` and `model.safetensors`",
                 ("draft", "init", "from"),
             )
-    return tree, files
+    return files
 
 
 def _file_items(tree: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], dict[str, Any]]]:
@@ -200,9 +213,9 @@ def _file_items(tree: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], di
 
 def _places(values: Mapping[str, Any], base: Path) -> dict[str, Path]:
     """Return where the files that resolved values name are on this machine, without looking into them."""
-    places = {item["file"]: base / item["file"] for _, item in _file_items(values)}
+    places = {item["file"]: placed(item["file"], base) for _, item in _file_items(values)}
     if (init := values["draft"].get("init")) is not None:
-        places |= {f"init/{name}": base / init["from"] / name for name in init["files"]}
+        places |= {f"init/{name}": placed(f"{init['from']}/{name}", base) for name in init["files"]}
     verifier = locate(values["verifier"]["model"], base)
     places |= {f"verifier/{name}": path for name, path in verifier.files.items()} if verifier else {}
     return {name: path for name, path in places.items() if path.is_file()}
@@ -225,4 +238,4 @@ def missing_file(name: str, values: Mapping[str, Any]) -> SpeccError:
     )
 
 
-__all__ = ["LANGUAGE", "ResolvedSpec", "Verifier", "missing_file", "resolve", "restore", "written_values"]
+__all__ = ["LANGUAGE", "ResolvedSpec", "Resolver", "Verifier", "missing_file", "restore", "written_values"]

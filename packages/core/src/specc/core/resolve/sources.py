@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
 from specc.core.errors import SpeccError
+from specc.core.references import PACKAGE, package_file
 
-PACKAGE: Final = "package:"
-HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _QUANTISATION: Final = re.compile(r"[.-](I?Q\d\w*|[BF]F?16|F32)$", re.IGNORECASE)
 _KEPT: Final = (".json", ".safetensors", ".jinja", ".model", ".txt")
 _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
@@ -27,11 +25,6 @@ class Located:
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
 
-def is_hub_id(model: str) -> bool:
-    """Tell a hub id (`org/name`) from a path: paths start with `./` or `../` or end in `.gguf`."""
-    return bool(HUB_ID.fullmatch(model)) and not model.endswith(".gguf")
-
-
 def locate(model: str, base: Path) -> Located | None:
     """Find a verifier's files below `base` (the spec's folder) or in an installed package.
 
@@ -39,7 +32,7 @@ def locate(model: str, base: Path) -> Located | None:
     are there and cannot be used.
     """
     if model.startswith(PACKAGE):
-        path = _in_package(model.removeprefix(PACKAGE))
+        path = package_file(model)
         return None if path is None else _file(path)
     path = base / model
     if path.is_dir():
@@ -56,24 +49,6 @@ def absent(model: str) -> SpeccError:
         f"there is no verifier at `{model}`",
         hint="give a folder or a `.gguf` file relative to the spec (`./folder`), a hub id (`org/name`), or"
         " `package:NAME/FILE` for a file of an installed package",
-    )
-
-
-def _in_package(reference: str) -> Path | None:
-    package = reference.split("/", 1)[0]
-    try:
-        distribution = metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        owners = metadata.packages_distributions().get(package, [])
-        if not owners:
-            return None
-        distribution = metadata.distribution(owners[0])
-    for file in distribution.files or ():
-        if file.as_posix() == reference:
-            return Path(str(file.locate()))
-    raise SpeccError(
-        f"the package `{package}` carries no file `{reference}`",
-        hint=f"`pip show --files {package}` lists what it carries",
     )
 
 

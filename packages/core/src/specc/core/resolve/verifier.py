@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from specc.core.errors import SpeccError
 from specc.core.files import sha256
+from specc.core.language.rules import template_error
+from specc.core.references import is_hub_id
 from specc.core.resolve import hub, huggingface, sources
 
 FACTS: Final = ("name", "format", "revision", "files", "tokenizer_sha256", "chat_template_sha256", "config")
@@ -38,7 +40,7 @@ def find(
     same = pinned is not None and pinned["model"] == model and (
         revision in (pinned.get("asked_revision"), pinned["revision"])
     )  # fmt: skip
-    if sources.is_hub_id(model) and not (base / model).exists():
+    if is_hub_id(model) and not (base / model).exists():
         return Verifier(facts=_facts(pinned)) if same and pinned else _from_hub(model, revision or "main")
     located = sources.locate(model, base)
     if located is None:
@@ -61,8 +63,15 @@ def _read(read: huggingface.Reader) -> dict[str, Any]:
     return {
         "config": huggingface.config_facts(read),
         "tokenizer_sha256": huggingface.tokenizer_digest(read),
-        "chat_template_sha256": sha256(huggingface.chat_template(read).encode()),
+        "chat_template_sha256": _template_digest(huggingface.chat_template(read)),
     }
+
+
+def _template_digest(template: str) -> str:
+    """Return the sha256 of a chat template; raises `SpeccError` for one that nothing could be trained with."""
+    if (error := template_error(template)) is not None:
+        raise error
+    return sha256(template.encode())
 
 
 def _folder(located: sources.Located) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def _gguf(located: sources.Located) -> dict[str, Any]:
     return {
         "config": gguf.verifier_config(header),
         "tokenizer_sha256": gguf.tokenizer_digest(header),
-        "chat_template_sha256": sha256(template.encode()),
+        "chat_template_sha256": _template_digest(template),
     }
 
 

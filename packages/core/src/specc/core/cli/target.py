@@ -1,0 +1,27 @@
+"""What a command is about: a spec's file, or the start of an artifact's id."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from specc.core.store import Store
+
+
+def is_spec(target: str) -> bool:
+    """Tell a spec's file from an artifact's id."""
+    return target.endswith((".yaml", ".yml")) or Path(target).is_file()
+
+
+def named(path: Path, only: Collection[str]) -> tuple[str, Store]:
+    """Return what the store knows a spec's artifacts by, and the store; of a matrix, one build is meant.
+
+    The spec is checked and not resolved: its verifier need not be here.
+    """
+    from specc.core.language import check, matrix  # an id is looked up without the language
+    from specc.core.plan import plan_name
+
+    builds = {checked.build: checked for checked in check(path)}
+    name = matrix.choose_one(list(builds), only)
+    values = builds[name].spec.values()
+    return plan_name(values, name), Store.locate(path, values["runtime"].get("store"))

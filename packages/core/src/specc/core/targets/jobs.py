@@ -1,0 +1,73 @@
+"""The stages of a plan as jobs for other machines: what each runs, waits for and needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from specc.core.plan import Plan, PlannedStage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A stage as a cluster sees it.
+
+    `number` counts from 1 in an order in which each job comes after those it `needs`, which are stages too. `hub`
+    tells whether it may have to reach a model hub. `engine` tells whether it runs a model, for which it takes `gpus`
+    devices if the class of machine has them; `cpus` are cores.
+    """
+
+    stage: str
+    number: int
+    needs: tuple[str, ...]
+    hub: bool
+    engine: bool
+    cpus: int
+    gpus: int
+
+    @property
+    def name(self) -> str:
+        """Number and stage, as files of the job are called."""
+        return f"{self.number:02}-{self.label}"
+
+    @property
+    def label(self) -> str:
+        """The stage's name where no underscore may stand."""
+        return self.stage.replace("_", "-")
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What stands between `specc` and the project's own arguments to build the stage, plain words all of them.
+
+        The lock decides, as on any other machine, and nothing is fetched but by the stage whose work that is.
+        """
+        return ("build", "--frozen", *(() if self.hub else ("--offline",)), "--stage", self.stage)
+
+
+def jobs_of(plan: Plan, values: Mapping[str, Any]) -> tuple[Job, ...]:
+    """Return the jobs of a plan, in its order; `values` are the locked ones."""
+    return tuple(_job(number, stage, values["runtime"]) for number, stage in enumerate(plan.stages, start=1))
+
+
+def _job(number: int, stage: PlannedStage, runtime: Mapping[str, Any]) -> Job:
+    facets = stage.facets
+    engine = "device" in facets
+    processes = _processes(stage, runtime) if engine else 1
+    return Job(
+        stage=stage.name,
+        number=number,
+        needs=tuple(dict.fromkeys(stage.row.inputs.values())),
+        hub="hub" in stage.row.context,
+        engine=engine,
+        cpus=processes * int(facets.get("threads", 1)),
+        gpus=processes if facets.get("device") == "cuda" else 0,
+    )
+
+
+def _processes(stage: PlannedStage, runtime: Mapping[str, Any]) -> int:
+    """Return how many processes a stage has at most: ranks where its key names them, else workers."""
+    if "ranks" not in stage.facets:
+        return int(runtime["datagen"]["workers"]) if stage.row.package == "datagen" else 1
+    ranks = runtime["train"]["ranks"]
+    return ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)

@@ -1,0 +1,36 @@
+"""What is written down of the engines is what the stages start them with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from compiling import Compiler
+from specc.core.targets import TARGETS
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_engines_arguments_are_there_for_stages_that_start_them(plain: Compiler, target: str) -> None:
+    folder = plain(target, "--class", "cuda")
+    vllm = json.loads((folder / "vllm.json").read_text())
+    assert list(vllm) == ["hidden_states"], "answers are the data's own"
+    told = vllm["hidden_states"]
+    assert told["dtype"] == "bfloat16"
+    assert told["max_model_len"] == 513
+    assert told["block_size"] == 16
+    assert "enforce_eager" not in told
+    layers = told["speculative_config"]["draft_model_config"]["hf_config"]["eagle_aux_hidden_state_layer_ids"]
+    locked = json.loads((folder / "project/tiny.lock.json").read_text())["locked"]["values"]
+    assert layers == locked["draft"]["hidden_state_layers"]
+    deepspeed = json.loads((folder / "deepspeed.json").read_text())
+    assert deepspeed["zero_optimization"]["stage"] == 1
+    assert deepspeed["bf16"] == {"enabled": True}
+
+
+@pytest.mark.engine
+def test_deepspeed_takes_what_is_written_down(plain: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    DeepSpeedConfig(json.loads((plain("shell") / "deepspeed.json").read_text()))
