@@ -37,6 +37,15 @@ def project(tmp_path: Path) -> Project:
     for name in ("tiny/modeling_evil.py", "sitecustomize.py", "yaml.py", "click.py", "jinja2.py", "conftest.py"):
         (found.folder / name).write_text(HOSTILE)
     (found.folder / "other.yaml").write_text(SPEC.replace("4096", "8192"))
+    (found.folder / "above.yaml").write_text("extends: tiny.yaml\nmatrix: {train.seed: [1, 2]}\n")
+    site = found.folder / "evil"  # an installed package with a spec in it, which is read and not imported
+    (site / "evil").mkdir(parents=True)
+    (site / "evil-1.dist-info").mkdir()
+    (site / "evil/__init__.py").write_text(HOSTILE)
+    (site / "evil/base.yaml").write_text("version: 1\ntrain: {seed: 3}\n")
+    (site / "evil-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1\n")
+    (site / "evil-1.dist-info/RECORD").write_text("evil/__init__.py,,\nevil/base.yaml,,\n")
+    (found.folder / "package.yaml").write_text("extends: package:evil/base.yaml\n" + SPEC)
     found.run("lock", "tiny.yaml")
     return found
 
@@ -52,13 +61,18 @@ def project(tmp_path: Path) -> Project:
         ("diff", "tiny.lock.json", "other.yaml"),
         ("explain", "tiny.yaml", "draft"),
         ("status", "tiny.yaml"),
+        ("check", "above.yaml", "package.yaml"),
+        ("plan", "above.yaml"),
+        ("plan", "package.yaml"),
+        ("diff", "above.yaml", "package.yaml"),
+        ("compile", "tiny.yaml", "--target", "shell", "--out", "compiled"),
     ],
     ids=" ".join,
 )
 def test_nothing_is_started_or_imported(project: Project, arguments: tuple[str, ...]) -> None:
     # `-P`: as for the installed command, the working directory is no place to import from.
     command = [sys.executable, "-P", "-c", WATCHED, str(project.folder), *arguments]
-    done = subprocess.run(command, check=False, **project.options())
+    done = subprocess.run(command, check=False, **project.options({"PYTHONPATH": str(project.folder / "evil")}))
     found = json.loads(done.stderr.splitlines()[-1])
     assert found == {"code": 0, "seen": [], "near": [], "heavy": []}, done.stderr
 

@@ -133,6 +133,21 @@ def test_a_revision_is_what_it_was_with_its_files(project: Project) -> None:
         assert "error: " in project.run("diff", "--", wrong, "tiny.yaml", expect=1)[1]
 
 
+def test_a_revision_has_what_its_spec_goes_on_from(project: Project) -> None:
+    """The base is in a folder of its own, with the data beside it; values are said to stand where they do."""
+    folder = project.folder
+    (folder / "mine").mkdir()
+    (folder / "mine/spec.yaml").write_text("extends: ../tiny.yaml\nname: mine\n")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "first")
+    (folder / "tiny.yaml").write_text(SPEC.replace("4096", "2048"))
+    found = data(project, "HEAD:mine/spec.yaml", "mine/spec.yaml")
+    assert [(one["path"], one["where"]) for one in found["differences"]] == [("train.batch_tokens", "tiny.yaml:9")]
+    found = data(project, "mine/spec.yaml", "HEAD:mine/spec.yaml")
+    assert [one["where"] for one in found["differences"]] == ["HEAD:tiny.yaml:9"]
+
+
 def test_markdown_is_safe_for_a_comment(project: Project) -> None:
     name = other(project, lambda text: text.replace("data:", 'data:\n  system_prompt: "a|b`c` <img src=x>\\n# no"'))
     out = project.run("diff", "--format", "markdown", "tiny.yaml", name)[0]

@@ -7,6 +7,7 @@ keys is no change, and a spec can be compared with an artifact.
 from __future__ import annotations
 
 import io
+import os
 import posixpath
 import shutil
 import subprocess
@@ -69,9 +70,16 @@ class Side:
     compiled: Compiled | None = None
 
     def where(self, path: str) -> str | None:
-        """Return `label:line` of a value that the user wrote here."""
+        """Return `file:line` of a value that the user wrote here; files are called as the label calls the spec's."""
         place = self.compiled.where(path) if self.compiled else None
-        return f"{self.label}:{place.rpartition(':')[2]}" if place else None
+        if place is None or self.compiled is None:
+            return None
+        file, _, line = place.rpartition(":")
+        if file.startswith(PACKAGE):
+            return place
+        revision, colon, name = self.label.rpartition(":")
+        beside = os.path.relpath(file, self.compiled.path.parent)
+        return f"{revision}{colon}{joined(posixpath.dirname(name), beside)}:{line}"
 
 
 @dataclass(frozen=True, slots=True)
