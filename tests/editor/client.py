@@ -96,8 +96,11 @@ class LanguageServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:  # fmt: skip
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
         self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def type(self, text: str, file: str = "specs/unsaved.yaml") -> Cursor:
         """Open a document that no file holds yet, with the cursor where `|` stands in the text."""

@@ -152,12 +152,6 @@ def test_checking_loads_no_engine() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_document_data_is_what_other_readers_of_yaml_1_2_see() -> None:
-    ruamel = pytest.importorskip("ruamel.yaml")
-    for path in GOOD:
-        assert Document.read(path).data == ruamel.YAML(typ="safe").load(path.read_text()), path
-
-
 def test_a_field_of_another_algorithm_names_its_owner() -> None:
     schema = build_schema()
     then = {"type": "object", "properties": {"algorithm": {"const": "other"}, "block_size": {"type": "integer"}}}

@@ -23,7 +23,7 @@ from specc.core.compiler import Compiled, compile_builds, estimates
 from specc.core.contracts import Manifest
 from specc.core.errors import SpeccError
 from specc.core.language import Document
-from specc.core.language.extends import EXTENDS
+from specc.core.language.extends import chain
 from specc.core.language.rules import named_places
 from specc.core.lock import Lock, machine_class
 from specc.core.plan import Estimate, Estimator, Plan, lower, total
@@ -315,19 +315,13 @@ def _of_revision(target: str, only: Collection[str]) -> Sides:
             path.write_text(text(name))
             return _of_lock(path, target)
         wanted = [locks.lock_path(Path(name)).as_posix()]
-        parts: dict[str, Document] = {}
-        while name not in parts:  # the spec, and what it goes on from
-            parts[name] = Document.parse(text(name), f"{revision}:{name}")
-            wanted += _files(parts[name], name)
-            base = parts[name].data.get(EXTENDS)
-            if isinstance(base, str) and not base.startswith(PACKAGE):
-                name = joined(posixpath.dirname(name), base)
-        spec = next(iter(parts))
+        for part, document in chain(name, text).items():
+            wanted += _files(document, part)
         listed = run("-C", top, "ls-tree", "-r", "-z", "--name-only", revision, "--", *wanted).decode().split("\0")
         tar = run("-C", top, "archive", "--format=tar", revision, "--", *filter(None, listed))
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
             archive.extractall(folder, filter="data")
-        return _of_spec(Path(folder) / spec, target, only)
+        return _of_spec(Path(folder) / name, target, only)
 
 
 def _files(document: Document, name: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ import click
 
 from specc.core.cli.options import columns, print_json, words
 from specc.core.errors import Exit, SpeccError
-from specc.core.language.document import Document
+from specc.core.language.extends import chain
 from specc.core.language.rules import named_files
 from specc.core.language.schema import FILE as SCHEMA_FILE
 from specc.core.language.schema import published_path
 from specc.core.language.text import printable
 from specc.core.language.words import listed
+from specc.core.references import PACKAGE, joined
 
 STARTER: Final = Path(__file__).with_name("starter.yaml")
 PROMPTS: Final = (
@@ -115,9 +117,15 @@ def _example(name: str) -> Example:
 
 
 def _named(example: Example) -> dict[str, str]:
-    """Return the texts of the files that an example names, by their paths."""
-    named = named_files(Document.parse(example.text, example.name))
-    return {item: (_folder() / item).read_text(encoding="utf-8") for item in named}
+    """Return the texts of the files that an example names, by their paths, and of what it goes on from."""
+
+    def read(name: str) -> str:
+        return (_folder() / name).read_text(encoding="utf-8")
+
+    first, *bases = chain(f"{example.name}.yaml", read).items()
+    inner = [joined(posixpath.dirname(name), item) for name, document in bases for item in named_files(document)]
+    wanted = dict.fromkeys([*named_files(first[1]), *(name for name, _ in bases), *inner])
+    return {name: read(name) for name in wanted if not name.startswith(PACKAGE)}
 
 
 def _examples() -> list[Example]:

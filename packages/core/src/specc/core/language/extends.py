@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,17 @@ def merge(document: Document, path: Path) -> Document:
     files of packages.
     """
     return Document(document.name, _whole(document, path.parent, path.name, ()))
+
+
+def chain(name: str, read: Callable[[str], str]) -> dict[str, Document]:
+    """Return a spec and those that it goes on from by their paths, but for files of packages; `read` gives a text."""
+    found: dict[str, Document] = {}
+    while name not in found:
+        found[name] = Document.parse(read(name), name)
+        base = found[name].data.get(EXTENDS)
+        if isinstance(base, str) and not base.startswith(PACKAGE):
+            name = joined(posixpath.dirname(name), base)
+    return found
 
 
 def _whole(document: Document, folder: Path, name: str, seen: tuple[str, ...]) -> Node:

@@ -38,6 +38,7 @@ def build_schema() -> Schema:
 
     A tagged union becomes `allOf` of `if`/`then`: with `oneOf`, validators can only say that no branch fits.
     """
+    from specc.core.language.editors import for_editors
     from specc.core.language.models import Spec
 
     tree = tree_of(Spec)
@@ -46,7 +47,7 @@ def build_schema() -> Schema:
     tree["properties"] = dict([first, ("extends", _EXTENDS), *others, ("matrix", _matrix(tree))])
     # What a spec must have it may have from the one that it extends.
     whole = {"if": {"required": ["extends"]}, "then": {}, "else": required}
-    return {"$schema": DRAFT, "$id": ID, "title": "A speculator, version 1 of the language", **tree, **whole}
+    return for_editors({"$schema": DRAFT, "$id": ID, **tree, **whole})
 
 
 def _take_required(node: Schema, levels: int) -> Schema:
@@ -145,6 +146,7 @@ def fields(schema: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Schem
             path = f"{prefix}.{name}" if prefix else name
             required = name in branch.get("required", whole.get("required", ()))
             item = {**rule, **whole.get("properties", {}).get(name, {})}
+            item.pop("doNotSuggest", None)  # of `else` alone, and said to editors
             if path not in found or ("description" in item and "const" not in item):  # a tag, with all it can be
                 found[path] = (item, required)
             found |= fields(item, path)
