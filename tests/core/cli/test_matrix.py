@@ -157,6 +157,22 @@ def test_one_build_can_be_built_alone(project: Project) -> None:
     assert [name for name, found in results.items() if found] == [NAMES[2]]
 
 
+def test_force_builds_again_what_each_build_has_and_what_they_share_once(project: Project) -> None:
+    project.run("build", "--stage", "vocabulary", "tiny.yaml")
+    _, words = project.run("build", "--force", "--stage", "vocabulary", "tiny.yaml")
+    assert words.count("vocabulary: started") == 2
+    assert "tokens: started" not in words
+
+
+def test_a_stage_is_built_for_the_builds_that_have_it(project: Project) -> None:
+    spec = project.folder / "tiny.yaml"
+    spec.write_text(spec.read_text().replace("[96, 128]", "[96, full]"))
+    out, _ = project.run("build", "--json", "--stage", "vocabulary", "tiny.yaml")
+    assert sorted(json.loads(out)["builds"]) == NAMES[:2]
+    none = ("build", "--stage", "vocabulary", "--only", "vocabulary=full", "tiny.yaml")
+    assert "this spec has no stage `vocabulary`" in project.run(*none, expect=1)[1]
+
+
 def test_a_failing_build_stops_the_others_unless_told_to_go_on(project: Project) -> None:
     (project.folder / "tiny/tokenizer.json").write_text("{}")
     _, words = project.run("build", "--stage", "vocabulary", "tiny.yaml", expect=3)

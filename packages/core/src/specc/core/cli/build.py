@@ -59,10 +59,13 @@ def command(  # noqa: PLR0917 - click passes by name
     trust: Trust = "frozen" if frozen else "locked" if locked else "update"
     builds = compile_builds(spec, trust=trust, machine=machine_name())
     chosen = builds.chosen(only)
+    # Not all builds of a matrix need have a stage; where none has, the first one says so.
+    chosen = [one for one in chosen if stage in (None, *(planned.name for planned in one.plan.stages))] or chosen
     if trust == "update":
         _record(builds, {}, builds.before)
     expected = estimates(chosen) if force or work(steps(chosen)) else []
     made: list[Made] = []
+    fresh: set[str] = set()
     errors: list[SpeccError] = []
     store = chosen[0].store
     with terminable(), store.lease() as hold:
@@ -78,7 +81,8 @@ def command(  # noqa: PLR0917 - click passes by name
                     reporter=Reporter(),
                     hold=hold,
                     until=stage,
-                    force=force and not made,
+                    force=force,
+                    fresh=fresh,
                 )
                 one = Made(compiled, done)
                 _compare(compiled, compiled.lock, one.found)

@@ -27,18 +27,21 @@ def build(
     hold: Callable[[str], None],
     until: str | None = None,
     force: bool = False,
+    fresh: set[str] | None = None,
 ) -> dict[str, Decision]:
     """Build what is missing of a plan and return every stage's decision with its artifact's digest.
 
     `hold` is the store's lease, which keeps an artifact from `gc` for as long as the caller needs what was built.
     A finished build keeps the action that led to it (`build`), so that a caller can tell it from a `hit`.
     `until` names the last stage wanted; stages that it does not need are left alone. With `force`, what is there is
-    built again (with `until`, that stage alone), which must come out the same. Raises `SpeccError`
+    built again (with `until`, that stage alone), which must come out the same; but not what has a key in `fresh`, to
+    which the keys of what is built are added: what several builds of a matrix share is built once. Raises `SpeccError`
     before anything starts when an engine or a file that will surely be needed is missing, and before a stage starts
     when one of its inputs is not what was sealed (exit code 4).
     """
     wanted = plan.stages if until is None else _needed(plan, until)
     done: dict[str, Decision] = {}
+    fresh = set() if fresh is None else fresh
     forced = {stage.name for stage in wanted if force and until in (None, stage.name)}
     for decision in _foresee(plan, wanted, store):
         if decision.action == "build" or decision.stage.name in forced:
@@ -47,10 +50,11 @@ def build(
         held = False
         while not held:  # more than once only when `gc` came between
             decision = decide_stage(plan, stage, done, store)
-            again = stage.name in forced
+            again = stage.name in forced and decision.key not in fresh
             if decision.action != "hit" or again:
                 manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter, again=again)
                 decision = replace(decision, action="build", digest=manifest.digest)
+                fresh.add(decision.key or "")
             hold(decision.digest or "")
             held = store.find(stage.name, decision.key or "") == decision.digest
             done[stage.name] = decision
