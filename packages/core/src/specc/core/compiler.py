@@ -6,15 +6,16 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from specc.core import lock as locks
 from specc.core.errors import SpeccError
 from specc.core.execute import machine_name
 from specc.core.language import Document, check, in_order, matrix
+from specc.core.language.profile import Profile, read_profile
 from specc.core.language.rules import unpinned
 from specc.core.lock import Lock, Locked, Locks, MachineClass, Moved, machine_class
-from specc.core.plan import Estimate, Estimator, Plan, lower
+from specc.core.plan import Estimate, Estimator, Plan, lower, runtime_of
 from specc.core.resolve import ResolvedSpec, Resolver, restore
 from specc.core.store import Store
 
@@ -35,7 +36,8 @@ class Compiled:
     `build` is its name in the spec's matrix, empty where there is none. `document` is the spec's text, None if the lock
     alone was read. `before` is its lock on disk, or that of another build if the matrix did not have this one, None if
     there is none. `lock` is what it should be now; `moved` says how they differ. `machine` is the class that is planned
-    for, with the lock's engines, and `plan` what the locked values are lowered to.
+    for, with the lock's engines. `values` are the locked ones, with the `runtime` of a profile if there is one, and
+    `plan` is what they are lowered to.
     """
 
     path: Path
@@ -46,8 +48,10 @@ class Compiled:
     lock: Lock
     moved: tuple[Moved, ...]
     machine: MachineClass
+    values: Mapping[str, Any]
     plan: Plan
     store: Store
+    profile: Profile | None
 
     @property
     def name(self) -> str:
@@ -66,6 +70,9 @@ class Compiled:
     def where(self, path: str) -> str | None:
         """Return `file:line` of the value at a dotted path if the user wrote it."""
         parts = path.split(".")
+        if self.profile is not None and path in self.profile.document.written():
+            position = self.profile.document.position(tuple(parts))
+            return f"{position.file}:{position.line}"
         if self.document is None or not any(
             ".".join(parts[:end]) in self.resolved.written for end in range(1, len(parts) + 1)
         ):
@@ -118,7 +125,7 @@ class Builds:
 def estimates(builds: Sequence[Compiled]) -> list[dict[str, Estimate]]:
     """Return what the stages of each of a spec's builds will take; what they share is reckoned once."""
     estimator = Estimator(builds[0].machine, builds[0].store)
-    return [estimator.estimates(one.plan, one.lock.locked.values, one.resolved.files) for one in builds]
+    return [estimator.estimates(one.plan, one.values, one.resolved.files) for one in builds]
 
 
 def _few(builds: Collection[str], what: str) -> list[str]:
@@ -127,24 +134,35 @@ def _few(builds: Collection[str], what: str) -> list[str]:
 
 
 def compile_spec(
-    path: Path, *, trust: Trust = "update", machine: str | None = None, only: Collection[str] = ()
+    path: Path,
+    *,
+    trust: Trust = "update",
+    machine: str | None = None,
+    only: Collection[str] = (),
+    profile: Path | None = None,
 ) -> Compiled:
     """Check, resolve and lock a spec of which one build is meant; see `compile_builds`.
 
     Raises `SpeccError` also if there are several builds that have the values `only`.
     """
-    every = compile_builds(path, trust=trust, machine=machine).every
+    every = compile_builds(path, trust=trust, machine=machine, profile=profile).every
     name = matrix.choose_one([compiled.build for compiled in every], only)
     return next(compiled for compiled in every if compiled.build == name)
 
 
 def compile_builds(
-    path: Path, *, trust: Trust = "update", machine: str | None = None, upgrade: Collection[Part] = ()
+    path: Path,
+    *,
+    trust: Trust = "update",
+    machine: str | None = None,
+    upgrade: Collection[Part] = (),
+    profile: Path | None = None,
 ) -> Builds:
     """Check, resolve and lock all builds of a spec in memory; nothing is written.
 
     `machine` names the class to plan for: by default the lock's own, or this machine's if there is no lock.
-    `upgrade` names what is not taken from the lock on disk. Raises `SpeccError` for everything that is wrong
+    `upgrade` names what is not taken from the lock on disk. `profile` is a file whose `runtime` goes before the spec's:
+    it is planned and built with, and is not in the lock. Raises `SpeccError` for everything that is wrong
     with the spec, the lock or the verifier, and unless `trust` is `update` for a lock that is missing or stale.
     """
     before = locks.read(locks.lock_path(path))
@@ -154,14 +172,18 @@ def compile_builds(
         raise _no_lock(path, trust)
     every: list[Compiled] = []
     errors: list[SpeccError] = []
+    own = read_profile(profile, path) if profile else None
+    place = own.runtime.get("store") if own else None
     if trust == "frozen" and before is not None:
         for name, lock in before.items():
             resolved = restore(lock.locked, base=path.parent)
-            store = Store.locate(path, resolved.values["runtime"].get("store"))
-            every.append(_compiled(path, name, None, resolved, lock, store=store, machine=machine, upgrade=upgrade))
+            store = Store.locate(path, place or resolved.values["runtime"].get("store"))
+            every.append(
+                _compiled(path, name, None, resolved, lock, store=store, machine=machine, upgrade=upgrade, profile=own)
+            )
         return _unmoved(Builds(path=path, every=tuple(every), before=before), trust)
     builds = check(path)
-    store = Store.locate(path, builds[0].spec.runtime.store)
+    store = Store.locate(path, place or builds[0].spec.runtime.store)
     resolver = Resolver(base=path.parent, digest=store.file_digest, date=time.strftime("%Y-%m-%d", time.gmtime()))
     for checked in builds:
         # A build that is new in the matrix takes what it shares with the others from the lock of one of them.
@@ -178,7 +200,7 @@ def compile_builds(
             continue
         every.append(
             _compiled(path, checked.build, checked.document, resolved, lock, store=store, machine=machine,
-                      upgrade=upgrade)
+                      upgrade=upgrade, profile=own)
         )  # fmt: skip
     if errors:
         raise errors[0] if len(errors) == 1 else in_order(errors, str(path))
@@ -208,12 +230,14 @@ def _compiled(
     store: Store,
     machine: str | None,
     upgrade: Collection[Part],
+    profile: Profile | None,
 ) -> Compiled:
     """Return a build with the lock that it should have."""
     own = before.locked.machine if before else machine_name()
     pins = before.locked.engines if before and "engines" not in upgrade else locks.engines()
     planned = machine_class(machine or own, pins)
-    plan = lower(resolved.values, planned, build)
+    values = profile.over(resolved.values) if profile else resolved.values
+    plan = lower(values, planned, build)
     locked = Locked(
         machine=own,
         written=resolved.written,
@@ -231,8 +255,10 @@ def _compiled(
         lock=Lock(locked=locked, results=results),
         moved=tuple(locks.compare(before.locked, locked)) if before else (),
         machine=planned,
+        values=values,
         plan=plan,
         store=store,
+        profile=profile,
     )
 
 
@@ -286,19 +312,23 @@ def show(value: object) -> str:
 
 
 def _kept_results(before: Lock, locked: Locked) -> dict[str, dict[str, str]]:
-    """Return those results of the old lock whose stages still have the same recipes."""
+    """Return those results of the old lock whose stages still have the same recipes, each in its own class.
+
+    A class may have the threads and the ranks of a profile, or those of the spec as it was.
+    """
     kept: dict[str, dict[str, str]] = {}
     for numerics, results in before.results.items():
-        name = numerics.rsplit("-t", 1)[0]
+        name, _, parts = numerics.rpartition("-t")
         if name not in locks.CLASSES:
             continue
         try:
-            old = lower(before.locked.values, machine_class(name, before.locked.engines))
-        except (KeyError, TypeError):  # a lock of an older release, whose values a stage no longer understands
+            runtime = runtime_of(parts)
+            old = lower({**before.locked.values, "runtime": runtime}, machine_class(name, before.locked.engines))
+        except (KeyError, TypeError, ValueError):  # of an older release, whose values a stage no longer understands
             continue
-        new = lower(locked.values, machine_class(name, locked.engines))
+        new = lower({**locked.values, "runtime": runtime}, machine_class(name, locked.engines))
         same = _same(old, new, before.locked.stages)
-        if new.numerics == numerics and (rows := {stage: digest for stage, digest in results.items() if stage in same}):
+        if rows := {stage: digest for stage, digest in results.items() if stage in same}:
             kept[numerics] = rows
     return kept
 

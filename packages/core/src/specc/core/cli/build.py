@@ -17,8 +17,8 @@ import click
 
 from specc.core import lock as locks
 from specc.core.cli.compare import compared, table
-from specc.core.cli.decisions import estimate_data, steps, work
-from specc.core.cli.options import ONLY, SPEC, as_json, minutes, print_json, words
+from specc.core.cli.decisions import class_of_profile, estimate_data, steps, work
+from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, minutes, print_json, words
 from specc.core.compiler import Builds, Compiled, Trust, compile_builds, estimates, with_results
 from specc.core.errors import Exit, SpeccError, SpeccErrors
 from specc.core.execute import Reporter, build, machine_name, terminable
@@ -36,6 +36,7 @@ from specc.core.plan import ROWS, Decision, Estimate, total
 @click.option("--force", is_flag=True, help="Build again what is there (with --stage, that one), and compare.")
 @click.option("--offline", is_flag=True, help="Ask no hub; fail when something would have to be fetched.")
 @click.option("--keep-going", is_flag=True, help="Of a spec with a matrix, go on with the next build when one fails.")
+@PROFILE
 @ONLY
 @as_json
 def command(  # noqa: PLR0917 - click passes by name
@@ -46,6 +47,7 @@ def command(  # noqa: PLR0917 - click passes by name
     force: bool,
     offline: bool,
     keep_going: bool,
+    profile: Path | None,
     only: tuple[str, ...],
     json: bool,
 ) -> int:
@@ -57,12 +59,14 @@ def command(  # noqa: PLR0917 - click passes by name
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     trust: Trust = "frozen" if frozen else "locked" if locked else "update"
-    builds = compile_builds(spec, trust=trust, machine=machine_name())
+    builds = compile_builds(spec, trust=trust, machine=machine_name(), profile=profile)
     chosen = builds.chosen(only)
     # Not all builds of a matrix need have a stage; where none has, the first one says so.
     chosen = [one for one in chosen if stage in (None, *(planned.name for planned in one.plan.stages))] or chosen
     if trust == "update":
         _record(builds, {}, builds.before)
+    if changed := class_of_profile(chosen[0]):
+        words(changed)
     expected = estimates(chosen) if force or work(steps(chosen)) else []
     made: list[Made] = []
     fresh: set[str] = set()
@@ -76,7 +80,7 @@ def command(  # noqa: PLR0917 - click passes by name
                 done = build(
                     compiled.plan,
                     store,
-                    values=compiled.lock.locked.values,
+                    values=compiled.values,
                     files=compiled.resolved.files,
                     reporter=Reporter(),
                     hold=hold,

@@ -9,7 +9,7 @@ from typing import Any
 from specc.core.cli.options import columns, human, minutes, paint
 from specc.core.compiler import Compiled, estimates, show
 from specc.core.execute import machine_name
-from specc.core.plan import Change, Decision, Estimate, decide, total
+from specc.core.plan import Change, Decision, Estimate, decide, lower, total
 
 _COLOURS = {"hit": "green", "build": "yellow", "build?": "cyan"}
 
@@ -123,6 +123,17 @@ def summary(found: Sequence[Step], builds: int = 1) -> str:
     known = "measured" if whole.measured else "partly measured" if any(one.measured for one in todo) else "declared"
     time = f"{'about' if whole.complete else 'more than'} {minutes(whole.seconds)}"
     return f"{line}, {time} {where} ({known}), {human(whole.disk)} on disk, {human(whole.memory)} of memory"
+
+
+def class_of_profile(compiled: Compiled) -> str | None:
+    """Say that a profile builds in another numerics class than the spec alone would, None if it does not."""
+    own = lower(compiled.lock.locked.values, compiled.machine).numerics
+    if compiled.profile is None or own == compiled.plan.numerics:
+        return None
+    return (
+        f"the profile {compiled.profile.document.name} builds in the numerics class `{compiled.plan.numerics}`, and the"
+        f" spec alone in `{own}`: digests may differ"
+    )
 
 
 def estimate_data(whole: Estimate) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import click
 
 from specc.core.algorithms import algorithm
-from specc.core.cli.options import ONLY, as_json, human, paint, print_json, words
+from specc.core.cli.options import ONLY, PROFILE, as_json, human, paint, print_json, words
 from specc.core.compiler import Compiled, compile_spec
 from specc.core.errors import Exit
 from specc.core.execute.machine import cpu_flags, detect_class, installed, isa_of, machine_name
@@ -37,11 +37,12 @@ class Fact:
 
 @click.command("doctor", short_help="what this machine has, and what a spec needs beyond it")
 @click.argument("spec", required=False, type=click.Path(path_type=Path))
+@PROFILE
 @ONLY
 @as_json
-def command(spec: Path | None, only: tuple[str, ...], json: bool) -> int:
+def command(spec: Path | None, profile: Path | None, only: tuple[str, ...], json: bool) -> int:
     """Show this machine's class, engines, threads, memory and disk, and with SPEC what it lacks for a build."""
-    compiled = compile_spec(spec, machine=machine_name(), only=only) if spec else None
+    compiled = compile_spec(spec, machine=machine_name(), only=only, profile=profile) if spec else None
     store = compiled.store if compiled else Store.locate(Path.cwd() / "spec.yaml")
     facts = [*_machine(), *_engines(compiled.machine if compiled else machine_class(machine_name()), spec)]
     facts += _needs(compiled) if compiled else [_disk(store, None)]
@@ -89,7 +90,7 @@ def _engines(machine: MachineClass, spec: Path | None) -> Iterator[Fact]:
 
 def _needs(compiled: Compiled) -> Iterator[Fact]:
     """Yield what a spec asks of the machine."""
-    values = compiled.lock.locked.values
+    values = compiled.values
     threads, ranks = values["runtime"]["threads"], values["runtime"]["train"]["ranks"]
     ranks = ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)
     if threads * ranks > _cores():

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from specc.core.cli.decisions import Step, as_data, change_words, reason
-from specc.core.cli.options import ONLY, as_json, human, print_json
+from specc.core.cli.options import ONLY, PROFILE, as_json, human, print_json
 from specc.core.compiler import Compiled, compile_spec
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import flatten
@@ -26,9 +26,10 @@ from specc.core.plan import Decision, Plan, decide
 @click.command("explain", short_help="why a stage rebuilds, where a value came from, what an error means")
 @click.argument("target", metavar="[SPEC|ID]", required=False)
 @click.argument("what", metavar="[STAGE|FIELD]", required=False)
+@PROFILE
 @ONLY
 @as_json
-def command(target: str | None, what: str | None, only: tuple[str, ...], json: bool) -> int:
+def command(target: str | None, what: str | None, profile: Path | None, only: tuple[str, ...], json: bool) -> int:
     """Explain a stage or a field of SPEC, or the error with an ID such as `E0231`; with neither, list all errors.
 
     A stage's page says why it would be built, down to the value and its line. A field's page says its value, where that
@@ -39,7 +40,7 @@ def command(target: str | None, what: str | None, only: tuple[str, ...], json: b
         return _errors(json=json)
     if what is None:
         return _error(target, json=json)
-    compiled = compile_spec(Path(target), only=only)
+    compiled = compile_spec(Path(target), only=only, profile=profile)
     plan = compiled.plan
     if what in {stage.name for stage in plan.stages}:
         return _stage(compiled, plan, what, json=json)
@@ -124,9 +125,9 @@ def _why(
 
 def _resolve(compiled: Compiled, plan: Plan, asked: str) -> str:
     """Return the dotted path of a field or a section that is meant; raises `SpeccError` if that is none, or several."""
-    values = flatten(compiled.lock.locked.values)
+    values = flatten(compiled.values)
     known = {*values, *(path.rsplit(".", end)[0] for path in values for end in range(1, path.count(".") + 1))}
-    if asked in known or _item(compiled.lock.locked.values, asked) is not None:
+    if asked in known or _item(compiled.values, asked) is not None:
         return asked
     wanted = asked.split(".")
     meant = sorted(path for path in known if _within(wanted, path.split(".")))
@@ -167,7 +168,7 @@ def _item(tree: Any, path: str) -> Any:
 def _field(compiled: Compiled, plan: Plan, path: str) -> dict[str, Any]:
     """Return all that is known of a field or a section."""
     rule = _rule(path)
-    value = _item(compiled.lock.locked.values, path)
+    value = _item(compiled.values, path)
     inner = flatten({path: value}) if isinstance(value, Mapping) else {}
     read_by = [stage.name for stage in plan.stages if stage.row.reads(path)]
     after = set(read_by)

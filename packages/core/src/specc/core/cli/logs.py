@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from specc.core.cli.options import ONLY, SPEC, as_json, print_json
+from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, print_json
 from specc.core.errors import Exit, SpeccError
 from specc.core.plan import ROWS, decide
 
@@ -15,14 +15,17 @@ from specc.core.plan import ROWS, decide
 @SPEC
 @click.argument("stage", type=click.Choice(list(ROWS)))
 @click.option("--path", "only_path", is_flag=True, help="Print where the log is, to follow it with another tool.")
+@PROFILE
 @ONLY
 @as_json
-def command(spec: Path, stage: str, only_path: bool, only: tuple[str, ...], json: bool) -> int:
+def command(  # noqa: PLR0917 - click passes by name
+    spec: Path, stage: str, only_path: bool, profile: Path | None, only: tuple[str, ...], json: bool
+) -> int:
     """Print the log of STAGE's last run for SPEC as it stands: of a failed run too."""
     from specc.core.compiler import compile_spec
     from specc.core.execute import machine_name
 
-    compiled = compile_spec(spec, machine=machine_name(), only=only)
+    compiled = compile_spec(spec, machine=machine_name(), only=only, profile=profile)
     decisions = {decision.stage.name: decision for decision in decide(compiled.plan, compiled.store)}
     if stage not in decisions:
         raise SpeccError(f"this spec has no stage `{stage}`", hint=f"its stages are: {', '.join(decisions)}")

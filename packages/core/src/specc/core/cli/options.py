@@ -19,6 +19,11 @@ ONLY = click.option(
     metavar="FIELD=VALUE",
     help="Of a spec with a matrix, the builds that have this value; may be repeated.",
 )
+PROFILE = click.option(
+    "--profile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file whose `runtime` goes before the spec's; it is not in the lock.",
+)
 as_json = click.option("--json", "json", is_flag=True, help="Print one JSON object on standard output.")
 
 

@@ -8,8 +8,18 @@ from typing import Any
 
 import click
 
-from specc.core.cli.decisions import Step, as_data, estimate_data, grouped, steps, summary, table, work
-from specc.core.cli.options import ONLY, SPEC, as_json, print_json, words
+from specc.core.cli.decisions import (
+    Step,
+    as_data,
+    class_of_profile,
+    estimate_data,
+    grouped,
+    steps,
+    summary,
+    table,
+    work,
+)
+from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, print_json, words
 from specc.core.compiler import Compiled, compile_builds, describe
 from specc.core.errors import Exit
 from specc.core.files import pretty, write_atomic
@@ -21,16 +31,23 @@ from specc.core.plan import total
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 5 when there is work to do.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan to this file as JSON.")
 @click.option("--class", "machine", metavar="CLASS", help="Plan for another class of machine (default: the lock's).")
+@PROFILE
 @ONLY
 @as_json
 def command(  # noqa: PLR0917 - click passes by name
-    spec: Path, detailed_exitcode: bool, out: Path | None, machine: str | None, only: tuple[str, ...], json: bool
+    spec: Path,
+    detailed_exitcode: bool,
+    out: Path | None,
+    machine: str | None,
+    profile: Path | None,
+    only: tuple[str, ...],
+    json: bool,
 ) -> int:
     """Show which stages of SPEC a build would run, and what they would take; nothing is written or started.
 
     Of a spec with a matrix, what its builds share is shown and counted once.
     """
-    builds = compile_builds(spec, machine=machine)
+    builds = compile_builds(spec, machine=machine, profile=profile)
     chosen = builds.chosen(only)
     found = steps(chosen)
     if json or out is not None:
@@ -42,6 +59,8 @@ def command(  # noqa: PLR0917 - click passes by name
     if not json:
         click.echo(table(found) if len(chosen) == 1 else grouped(found))
         click.echo(summary(found, len(chosen)))
+        if changed := class_of_profile(chosen[0]):
+            words(changed)
         if builds.before is None:
             words(f"there is no lock yet: `specc lock {spec}` writes it, and so does `specc build`")
         for moved, compiled in builds.moved:

@@ -8,7 +8,7 @@ import click
 
 from specc.core.cli.compare import print_compared
 from specc.core.cli.decisions import as_data, decided, reason, steps
-from specc.core.cli.options import ONLY, SPEC, as_json, human, paint, print_json
+from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, human, paint, print_json
 from specc.core.compiler import compile_builds
 from specc.core.errors import Exit
 
@@ -17,11 +17,12 @@ _STATES = {"hit": ("current", "green"), "build": ("stale", "yellow"), "build?": 
 
 @click.command("status", short_help="which artifacts exist, which are stale")
 @SPEC
+@PROFILE
 @ONLY
 @as_json
-def command(spec: Path, only: tuple[str, ...], json: bool) -> int:
+def command(spec: Path, profile: Path | None, only: tuple[str, ...], json: bool) -> int:
     """Show SPEC's artifacts: current, stale (and why), or missing; of a matrix, its builds by their acceptance."""
-    chosen = compile_builds(spec).chosen(only)
+    chosen = compile_builds(spec, profile=profile).chosen(only)
     if len(chosen) > 1:
         return print_compared(chosen, json=json)
     compiled = chosen[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from specc.core.cli.options import ONLY, as_json, paint, print_json, words
+from specc.core.cli.options import ONLY, PROFILE, as_json, paint, print_json, words
 from specc.core.cli.target import is_spec
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
@@ -24,15 +24,16 @@ _COLOURS = {"same": "green", "different": "red", "skipped": "yellow"}
 @click.command("verify", short_help="hash artifacts again, or build them again and compare")
 @click.argument("target", metavar="ID|SPEC")
 @click.option("--rebuild", "again", is_flag=True, help="Build again in an empty store and compare every digest.")
+@PROFILE
 @ONLY
 @as_json
-def command(target: str, again: bool, only: tuple[str, ...], json: bool) -> int:
+def command(target: str, again: bool, profile: Path | None, only: tuple[str, ...], json: bool) -> int:
     """Check that an artifact (the start of its ID) or all of SPEC's are what was sealed.
 
     With --rebuild, an ID is built again from its inputs in the store, and a SPEC from its sources on.
     """
     if is_spec(target):
-        return _spec(Path(target), only, again=again, json=json)
+        return _spec(Path(target), profile, only, again=again, json=json)
     store = Store.locate(Path.cwd() / "spec.yaml")
     digest = store.resolve(target)
     manifest = store.manifest(digest)
@@ -44,12 +45,12 @@ def command(target: str, again: bool, only: tuple[str, ...], json: bool) -> int:
         return _rebuilt(store, lambda fresh: [rebuild_one(manifest, store, fresh, reporter=Reporter())], json=json)
 
 
-def _spec(path: Path, only: tuple[str, ...], *, again: bool, json: bool) -> int:
+def _spec(path: Path, profile: Path | None, only: tuple[str, ...], *, again: bool, json: bool) -> int:
     from specc.core.compiler import compile_spec
     from specc.core.execute import Reporter, machine_name
     from specc.core.plan import decide
 
-    compiled = compile_spec(path, trust="locked", machine=machine_name(), only=only)
+    compiled = compile_spec(path, trust="locked", machine=machine_name(), only=only, profile=profile)
     plan, store = compiled.plan, compiled.store
     locked = compiled.lock.results.get(plan.numerics, {}) if again else {}
     digests = {item.stage.name: item.digest or locked.get(item.stage.name, "") for item in decide(plan, _Named(store))}
@@ -62,7 +63,7 @@ def _spec(path: Path, only: tuple[str, ...], *, again: bool, json: bool) -> int:
     with _held(store, digests.values()):
         if not again:
             return _report(rehash(store, digests), verb="hashed", json=json)
-        values, files = compiled.lock.locked.values, compiled.resolved.files
+        values, files = compiled.values, compiled.resolved.files
         return _rebuilt(
             store,
             lambda fresh: rebuild(plan, digests, store, fresh, values=values, files=files, reporter=Reporter()),

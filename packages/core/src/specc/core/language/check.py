@@ -71,13 +71,13 @@ def rules_with_facts(checked: Checked, verifier_config: Mapping[str, Any]) -> li
     return in_order(found, checked.document.name).errors if found else []
 
 
-def schema_errors(document: Document) -> list[SpeccError]:
-    """Return where a document differs from the published schema, in designed words."""
+def schema_errors(document: Document, only: str | None = None) -> list[SpeccError]:
+    """Return where a document differs from the published schema, in designed words; `only` a section is all it has."""
     from jsonschema import Draft7Validator
 
-    from specc.core.language.schema import published_schema
+    from specc.core.language.schema import one_section, published_schema
 
-    schema = published_schema()
+    schema = published_schema() if only is None else one_section(published_schema(), only)
     found = list(Draft7Validator(schema).iter_errors(document.data))  # pyright: ignore[reportUnknownMemberType]
     if not found:
         return []
@@ -137,7 +137,11 @@ def _whole(data: Any) -> Any:
 
 
 def _rules(checked: Checked) -> Rules:
+    return rules_of(checked.document, checked.spec.values())
+
+
+def rules_of(document: Document, values: Mapping[str, Any]) -> Rules:
+    """Return the rules between fields over the tree of a spec's values; errors stand in `document`."""
     from specc.core.algorithms import algorithm
 
-    values = checked.spec.values()
-    return Rules(checked.document, values, algorithm(values["draft"]["algorithm"]))
+    return Rules(document, values, algorithm(values["draft"]["algorithm"]))

@@ -132,6 +132,12 @@ def published_schema() -> Schema:
     return json.loads(published_path().read_text(encoding="utf-8"))
 
 
+def one_section(schema: Schema, name: str) -> Schema:
+    """Return the schema of a file that holds one section of a spec and nothing else."""
+    properties = {name: schema["properties"][name]}
+    return {"type": "object", "required": [name], "additionalProperties": False, "properties": properties}
+
+
 def fields(schema: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Schema, bool]]:
     """Return every field by its dotted path (`data.sources.file` for a field of a list's items).
 

@@ -12,6 +12,7 @@ from specc.core.plan.plan import (
     lineage,
     lower,
     plan_name,
+    runtime_of,
 )
 from specc.core.plan.stages import PACKAGES, ROWS, StageRow, stages
 
@@ -31,6 +32,7 @@ __all__ = [
     "lineage",
     "lower",
     "plan_name",
+    "runtime_of",
     "stages",
     "total",
 ]

@@ -134,6 +134,14 @@ def world(ranks: int | list[dict[str, int | None]]) -> int | str:
     return "+".join(f"{phase['ranks']}x{phase['until']}" if phase["until"] else str(phase["ranks"]) for phase in ranks)
 
 
+def runtime_of(parts: str) -> dict[str, Any]:
+    """Return the values of `runtime` that the end of a class's name, such as `2-r2x120+1`, was made of by `lower`."""
+    threads, _, ranks = parts.partition("-r")
+    phases = [phase.partition("x") for phase in ranks.split("+")]
+    several = [{"ranks": int(count), "until": int(end) if end else None} for count, _, end in phases]
+    return {"threads": int(threads), "train": {"ranks": int(ranks) if ranks.isdecimal() else several}}
+
+
 def before(stage: PlannedStage) -> PlannedStage | None:
     """Return the stage as it would be without its last change of ranks: what it may take up where that stopped."""
     ranks = stage.facets.get("ranks")
