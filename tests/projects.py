@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -124,6 +125,14 @@ def make_project(folder: Path, store: Path | None = None) -> Project:
     write_prompts(folder / "prompts.jsonl", 40, answers=True)
     (folder / "tiny.yaml").write_text(SPEC)
     return Project(folder, store or folder / ".specc/store")
+
+
+def copy_sources(root: Path, folder: Path) -> None:
+    """Copy what the package is built from, as a clone has it."""
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(root / name, folder)
+    for name in ("packages", "schema", "specs", "tests/specs/bad"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".specc"))
 
 
 def processes_of(folder: Path) -> list[int]:

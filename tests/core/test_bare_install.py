@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from projects import copy_sources
+
 pytestmark = pytest.mark.install
 
 
@@ -20,10 +22,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     folder = tmp_path_factory.mktemp("bare")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(root / name, source)
-    for name in ("packages", "schema", "specs", "tests/specs/bad"):
-        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".specc"))
+    copy_sources(root, source)
     venv.create(folder / "env", with_pip=True)
     python = folder / "env/bin/python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", source], check=True)

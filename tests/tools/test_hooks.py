@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from projects import copy_sources
+
 BIN = Path(sys.executable).parent
 SPECS = ("quickstart", "smollm2-135m-eagle3")
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -138,10 +140,8 @@ def test_pre_commit_installs_the_hooks_from_this_repository(
 ) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in (".pre-commit-hooks.yaml", "pyproject.toml", "README.md"):
-        shutil.copy(root / name, source)
-    for name in ("packages", "schema", "specs"):
-        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".specc"))
+    shutil.copy(root / ".pre-commit-hooks.yaml", source)
+    copy_sources(root, source)
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "source"]):
         run("git", "-C", str(source), *command)
     said = run("pre-commit", "try-repo", str(source), "--all-files", "--verbose").stdout
