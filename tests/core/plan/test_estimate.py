@@ -45,7 +45,9 @@ def store(quick_path: Path) -> Store:
 def estimates(
     values: dict[str, Any], machine: MachineClass, store: Store | None, files: dict[str, Path] | None = None
 ) -> dict[str, Estimate]:
-    return Estimator(machine, store).estimates(lower(values, machine), values, files)
+    plan = lower(values, machine)
+    found = Estimator(machine, store).estimates(plan, values, files)
+    return {stage.name: found[stage.recipe] for stage in plan.stages}
 
 
 def put(store: Store, plan: Plan, stage: str, content: object, **record: Any) -> None:

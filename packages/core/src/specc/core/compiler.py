@@ -63,10 +63,6 @@ class Compiled:
         """Where the lock is."""
         return locks.lock_path(self.path)
 
-    def estimates(self) -> dict[str, Estimate]:
-        """Return what each stage will take on the machine that is planned for."""
-        return estimates([self])[0]
-
     def where(self, path: str) -> str | None:
         """Return `file:line` of the value at a dotted path if the user wrote it."""
         parts = path.split(".")
@@ -118,14 +114,17 @@ class Builds:
 
     def chosen(self, only: Collection[str]) -> list[Compiled]:
         """Return the builds that have all of some values; raises `SpeccError` if there is none."""
-        names = matrix.choose([compiled.build for compiled in self.every], only)
+        names = set(matrix.choose([compiled.build for compiled in self.every], only))
         return [compiled for compiled in self.every if compiled.build in names]
 
 
-def estimates(builds: Sequence[Compiled]) -> list[dict[str, Estimate]]:
-    """Return what the stages of each of a spec's builds will take; what they share is reckoned once."""
+def estimates(builds: Sequence[Compiled]) -> dict[str, Estimate]:
+    """Return what the stages of a spec's builds will take, by their recipes: what builds share is reckoned once."""
     estimator = Estimator(builds[0].machine, builds[0].store)
-    return [estimator.estimates(one.plan, one.values, one.resolved.files) for one in builds]
+    found: dict[str, Estimate] = {}
+    for one in builds:
+        found |= estimator.estimates(one.plan, one.values, one.resolved.files)
+    return found
 
 
 def _few(builds: Collection[str], what: str) -> list[str]:

@@ -384,17 +384,13 @@ def _changed(old: Row, new: Row) -> bool:
     return not same or set(old.inputs) != set(new.inputs)
 
 
-def _costs(after: Sides) -> dict[str | None, Estimate]:
+def _costs(after: Sides) -> Mapping[str | None, Estimate]:
     """Return what the stages of the second side take by their recipes, where it is a spec or a lock."""
-    compiled = [one.compiled for one in after.values() if one.compiled is not None]
-    if compiled:
-        found = estimates(compiled)
-    else:
-        locked = [one.lock.locked for one in after.values() if one.lock is not None]
-        if not locked:
-            return {}
-        machine = machine_class(locked[0].machine, locked[0].engines)
-        estimator = Estimator(machine, None)
-        found = [estimator.estimates(lower(one.values, machine), one.values) for one in locked]
-    rows = [one.rows for one in after.values()]
-    return {row.recipe: cost[name] for some, cost in zip(rows, found, strict=True) for name, row in some.items()}
+    if compiled := [one.compiled for one in after.values() if one.compiled is not None]:
+        return {**estimates(compiled)}
+    found: dict[str | None, Estimate] = {}
+    locked = [one.lock.locked for one in after.values() if one.lock is not None]
+    for one in locked:
+        machine = machine_class(one.machine, one.engines)
+        found |= Estimator(machine, None).estimates(lower(one.values, machine), one.values)
+    return found

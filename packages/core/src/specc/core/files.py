@@ -300,6 +300,15 @@ def link_or_copy(source: Path, target: Path) -> None:
                 writer.write(chunk)
 
 
+def merged(below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one tree on top of another: mappings in both are merged, of everything else in both `own` is taken."""
+    found = dict(below)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if both else value  # pyright: ignore[reportUnknownArgumentType]
+    return found
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `{"a.b": value}` for a tree of mappings; lists and empty mappings are values."""
     flat: dict[str, Any] = {}

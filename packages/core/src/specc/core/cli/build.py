@@ -17,7 +17,7 @@ import click
 
 from specc.core import lock as locks
 from specc.core.cli.compare import compared, table
-from specc.core.cli.decisions import class_of_profile, estimate_data, steps, work
+from specc.core.cli.decisions import class_of_profile, decided, estimate_data
 from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, minutes, print_json, words
 from specc.core.compiler import Builds, Compiled, Trust, compile_builds, estimates, with_results
 from specc.core.errors import Exit, SpeccError, SpeccErrors
@@ -67,7 +67,8 @@ def command(  # noqa: PLR0917 - click passes by name
         _record(builds, {}, builds.before)
     if changed := class_of_profile(chosen[0]):
         words(changed)
-    expected = estimates(chosen) if force or work(steps(chosen)) else []
+    work = force or any(decision.action != "hit" for decisions in decided(chosen) for decision in decisions)
+    expected = estimates(chosen) if work else {}
     made: list[Made] = []
     fresh: set[str] = set()
     errors: list[SpeccError] = []
@@ -90,7 +91,7 @@ def command(  # noqa: PLR0917 - click passes by name
                 )
                 one = Made(compiled, done)
                 _compare(compiled, compiled.lock, one.found)
-                if trust == "update":
+                if trust == "update" and one.ran:  # whatever comes later, it is noted
                     _record(builds, {compiled.build: one.found}, builds.locks)
                 if digest := one.found.get("evaluation"):
                     store.require(digest, "evaluation")  # it is read below
@@ -100,11 +101,13 @@ def command(  # noqa: PLR0917 - click passes by name
                     raise
                 words(error.render())
                 errors.append(error)
+        if trust == "update" and (rest := {one.compiled.build: one.found for one in made if not one.ran}):
+            _record(builds, rest, builds.locks)
         verdicts = [judge(one.compiled, one.done) for one in made]
         seconds, said = time.monotonic() - started, None
-        if ran := {decision.stage.recipe for one in made for decision in one.done.values() if decision.action != "hit"}:
+        if ran := {recipe for one in made for recipe in one.ran}:
             expected = expected or estimates(chosen)  # what was there is gone meanwhile
-            said = total(_once(chosen, expected, ran))
+            said = total(expected[recipe] for recipe in ran)
         if json:
             _print(made, verdicts, seconds, said)
         elif made:
@@ -127,15 +130,10 @@ class Made:
         """The digests of its stages' artifacts."""
         return {name: decision.digest for name, decision in self.done.items() if decision.digest}
 
-
-def _once(chosen: Sequence[Compiled], expected: Sequence[Mapping[str, Estimate]], ran: set[str]) -> list[Estimate]:
-    """Return the estimates of the stages that ran, by their recipes."""
-    every = {
-        stage.recipe: found[stage.name]
-        for compiled, found in zip(chosen, expected, strict=True)
-        for stage in compiled.plan.stages
-    }
-    return [every[recipe] for recipe in every if recipe in ran]
+    @property
+    def ran(self) -> list[str]:
+        """The recipes of the stages that were not there."""
+        return [decision.stage.recipe for decision in self.done.values() if decision.action != "hit"]
 
 
 def _print(made: Sequence[Made], verdicts: Sequence[Sequence[Verdict]], seconds: float, said: Estimate | None) -> None:

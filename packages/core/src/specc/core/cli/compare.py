@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,11 +9,11 @@ from typing import Any, Literal
 import click
 
 from specc.core.cli.decisions import decided
-from specc.core.cli.options import columns, minutes, print_json
+from specc.core.cli.options import MEASURED, columns, minutes, number, print_json
 from specc.core.compiler import Compiled
 from specc.core.errors import Exit
 from specc.core.language.matrix import parts_of
-from specc.core.plan import Decision
+from specc.core.plan import Decision, read_json
 
 State = Literal["current", "stale", "missing"]
 
@@ -60,8 +59,9 @@ def _compared(compiled: Compiled, decisions: Sequence[Decision]) -> Compared:
     store = compiled.store
     there = {decision.stage.name: decision for decision in decisions if decision.digest}
     digests = {name: decision.digest or "" for name, decision in there.items()}
-    served: Mapping[str, Any] = _read(compiled, digests.get("evaluation"), "evaluation.json").get("served") or {}
-    metrics = _read(compiled, digests.get("draft"), "metrics.json")
+    measured = {stage: read_json(store, digests[stage], file) for stage, file in MEASURED.items() if stage in digests}
+    served: Mapping[str, Any] = measured.get("evaluation", {}).get("served") or {}
+    metrics = measured.get("draft", {})
     kept = [epoch for epoch in metrics.get("epochs") or () if epoch.get("epoch") == metrics.get("best_epoch")]
     drafts, key = served.get("drafts") or 0, there["draft"].key if "draft" in there else None
     whole = len(there) == len(decisions)
@@ -88,9 +88,9 @@ def table(found: Sequence[Compared]) -> list[str]:
             [
                 *(values.get(field, "-") for field in fields),
                 one.state,
-                _number(one.acceptance, 3),
+                number(one.acceptance),
                 " ".join(f"{share:.2f}" for share in one.positions) or "-",
-                _number(one.loss, 4),
+                number(one.loss, 4),
                 "-" if one.seconds is None else minutes(one.seconds),
                 (one.checkpoint or "-")[:12],
             ]
@@ -101,15 +101,3 @@ def table(found: Sequence[Compared]) -> list[str]:
 def _short(field: str, fields: Sequence[str]) -> str:
     last = field.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in fields) == 1 else field
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _read(compiled: Compiled, digest: str | None, name: str) -> dict[str, Any]:
-    """Return a file of an artifact, empty if it cannot be read: `specc verify` says what is wrong with it."""
-    try:
-        return dict(jsonlib.loads((compiled.store.path(digest) / name).read_bytes())) if digest else {}
-    except (OSError, ValueError, TypeError):
-        return {}

@@ -32,9 +32,11 @@ def decided(builds: Sequence[Compiled]) -> list[list[Decision]]:
 def steps(builds: Sequence[Compiled]) -> list[Step]:
     """Return the steps of a spec's builds in the order they run, what several builds share once."""
     once: dict[str, Step] = {}
-    for compiled, decisions, found in zip(builds, decided(builds), estimates(builds), strict=True):
+    found = estimates(builds)
+    for compiled, decisions in zip(builds, decided(builds), strict=True):
         for decision in decisions:
-            once.setdefault(decision.stage.recipe, Step(compiled, decision, found[decision.stage.name]))
+            recipe = decision.stage.recipe
+            once.setdefault(recipe, Step(compiled, decision, found[recipe]))
     return list(once.values())
 
 
@@ -127,8 +129,10 @@ def summary(found: Sequence[Step], builds: int = 1) -> str:
 
 def class_of_profile(compiled: Compiled) -> str | None:
     """Say that a profile builds in another numerics class than the spec alone would, None if it does not."""
+    if compiled.profile is None:
+        return None
     own = lower(compiled.lock.locked.values, compiled.machine).numerics
-    if compiled.profile is None or own == compiled.plan.numerics:
+    if own == compiled.plan.numerics:
         return None
     return (
         f"the profile {compiled.profile.document.name} builds in the numerics class `{compiled.plan.numerics}`, and the"

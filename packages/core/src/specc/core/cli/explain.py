@@ -14,7 +14,8 @@ import click
 
 from specc.core.cli.decisions import Step, as_data, change_words, reason
 from specc.core.cli.options import ONLY, PROFILE, as_json, human, print_json
-from specc.core.compiler import Compiled, compile_spec
+from specc.core.cli.target import is_spec
+from specc.core.compiler import Compiled, compile_spec, estimates
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import flatten
 from specc.core.language.explanations import EXPLANATIONS, page
@@ -63,7 +64,7 @@ def _errors(*, json: bool) -> int:
 
 def _error(identity: str, *, json: bool) -> int:
     if identity not in EXPLANATIONS:
-        if identity.endswith((".yaml", ".yml")) or Path(identity).is_file():
+        if is_spec(identity):
             raise SpeccError(
                 f"what of `{identity}` is to be explained",
                 hint=f"name a stage or a field: `specc explain {identity} draft`",
@@ -92,7 +93,8 @@ def _stage(compiled: Compiled, plan: Plan, name: str, *, json: bool) -> int:
     """Print why a stage is what it is, and why the inputs are that it waits for."""
     decisions = {decision.stage.name: decision for decision in decide(plan, compiled.store)}
     if json:
-        print_json(as_data([Step(compiled, decisions[name], compiled.estimates()[name])])[0])
+        found = estimates([compiled])[decisions[name].stage.recipe]
+        print_json(as_data([Step(compiled, decisions[name], found)])[0])
         return Exit.OK
     decision = decisions[name]
     if decision.action == "hit":

@@ -21,6 +21,7 @@ from specc.core.language.schema import published_path
 from specc.core.language.text import printable
 from specc.core.language.words import listed
 from specc.core.references import PACKAGE, joined
+from specc.core.shipped import shipped
 
 STARTER: Final = Path(__file__).with_name("starter.yaml")
 PROMPTS: Final = (
@@ -138,9 +139,7 @@ def _examples() -> list[Example]:
 
 def _folder() -> Path:
     """Return the folder of the examples: inside the package in a wheel, `specs/` in a checkout."""
-    here = Path(__file__).resolve().parent
-    shipped = here / "examples"
-    return shipped if shipped.is_dir() else here.parents[5] / "specs"
+    return shipped(__file__, "examples", "specs")
 
 
 def _schema_near(base: Path) -> str | None:

@@ -9,6 +9,7 @@ import click
 
 from specc.core import lock as locks
 from specc.core.cli.options import as_json, print_json, words
+from specc.core.cli.target import is_spec
 from specc.core.compiler import PARTS, Part, compile_builds, describe, stale
 from specc.core.errors import Exit, SpeccError, SpeccErrors
 
@@ -30,8 +31,7 @@ def _whole(arg: str) -> str:
 
 def _no_part(arg: str) -> bool:
     """Tell whether what follows `--upgrade` is an option, the spec or nothing."""
-    spec = arg.endswith((".yaml", ".yml")) or Path(arg).is_file()
-    return arg not in PARTS and (not arg or arg.startswith("-") or spec)
+    return arg not in PARTS and (not arg or arg.startswith("-") or is_spec(arg))
 
 
 @click.command("lock", cls=_Lock, short_help="pin everything that a rebuild needs")

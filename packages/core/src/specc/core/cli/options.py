@@ -7,12 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
 from specc.core.errors import Exit, SpeccError
 
 SPEC = click.argument("spec", type=click.Path(path_type=Path))
+MEASURED: Final = {"draft": "metrics.json", "evaluation": "evaluation.json"}
+"""The file of a stage's artifact that holds what it measured."""
 ONLY = click.option(
     "--only",
     multiple=True,
@@ -69,6 +72,11 @@ def human(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def number(value: object, digits: int = 3) -> str:
+    """Return a measured number for a cell of a table; a dash for what was not measured."""
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "-"
 
 
 def minutes(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from specc.core.cli.lineage import Lineage, trace
-from specc.core.cli.options import ONLY, columns, human, minutes, one_format, print_json
+from specc.core.cli.options import MEASURED, ONLY, columns, human, minutes, number, one_format, print_json
 from specc.core.cli.target import is_spec
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
@@ -19,8 +19,6 @@ from specc.core.files import flatten
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
 
-MEASURED: Final = {"draft": "metrics.json", "evaluation": "evaluation.json"}
-"""The file of a stage's artifact that holds what it measured."""
 FORMATS: Final = ("text", "json", "mermaid", "svg")
 
 
@@ -196,10 +194,10 @@ def _epochs(metrics: Mapping[str, Any]) -> list[str]:
     best = metrics.get("best_epoch")
     rows = [["epoch", "loss", "validation", "acceptance length (simulated)"]]
     for epoch in [metrics.get("initial") or {}, *(metrics.get("epochs") or [])]:
-        number = epoch.get("epoch")
+        count = epoch.get("epoch")
         simulated = (epoch.get("simulated") or {}).get("mean_acceptance_length")
-        mark = " *" if number == best and epoch is not metrics.get("initial") else ""
-        rows.append([f"{number}{mark}", *map(_number, (epoch.get("loss"), epoch.get("validation_loss"), simulated))])
+        mark = " *" if count == best and epoch is not metrics.get("initial") else ""
+        rows.append([f"{count}{mark}", *map(number, (epoch.get("loss"), epoch.get("validation_loss"), simulated))])
     return columns(rows)
 
 
@@ -210,16 +208,12 @@ def _acceptance(evaluation: Mapping[str, Any]) -> list[str]:
         found: Mapping[str, Any] = evaluation.get(name) or {}
         drafts = found.get("drafts") or 0
         shares = [f"{count / drafts:.2f}" for count in found.get("accepted_per_position") or [] if drafts]
-        length = _number(found.get("mean_acceptance_length"))
+        length = number(found.get("mean_acceptance_length"))
         rows.append([name, str(drafts), str(found.get("accepted", "-")), length, " ".join(shares)])
     lines = columns(rows)
     for dtype, lossless in (evaluation.get("lossless") or {}).items():
         lines.append(f"greedy output in {dtype}: {lossless['identical']} of {lossless['prompts']} prompts identical")
     return lines
-
-
-def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, (int, float)) else "-"
 
 
 def _section(title: str) -> None:

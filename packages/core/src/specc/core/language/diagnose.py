@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from specc.core.language.reserved import reserved
-from specc.core.language.schema import MAX_INTEGER, Schema, fields
+from specc.core.language.schema import MAX_INTEGER, Schema, fields, tagged_unions
 from specc.core.language.text import printable
 from specc.core.language.words import choices, dotted, example, first_sentence, listed, number_in, show, types_of, words
 
@@ -32,6 +32,7 @@ class Diagnosis:
     def __init__(self, document: Document, schema: Schema) -> None:
         self.document = document
         self.schema = schema
+        self.fields = fields(schema)
 
     def errors(self, found: Sequence[ValidationError]) -> list[SpeccError]:
         """Return jsonschema's errors as errors of the spec; of a spec of another version only that is said."""
@@ -94,23 +95,22 @@ class Diagnosis:
 
     def _elsewhere(self, name: str) -> str | None:
         """Return where a field of this or nearly this name stands in the language."""
-        places = {place.rpartition(".")[2]: place for place in reversed(fields(self.schema))}
+        places = {place.rpartition(".")[2]: place for place in reversed(self.fields)}
         near = difflib.get_close_matches(name, places, n=1, cutoff=0.8)
         return f"did you mean `{places[near[0]]}`?" if near else None
 
     def _owner(self, path: KeyPath) -> tuple[str, str, str, object] | None:
         """Return (union, tag, member, chosen one) if the field at `path` is one of another member of a tagged union."""
-        for length in range(1, len(path)):
-            rule = fields(self.schema).get(dotted(path[:length]), ({}, False))[0]
-            for condition in rule.get("allOf", ()):
-                ((tag, name),) = condition["if"]["properties"].items()
-                default = rule["properties"][tag].get("default")
-                section: Any = self.document.data
-                for part in path[:length]:
-                    section = section[part]
-                chosen = section.get(tag, default)
-                if chosen != name["const"] and dotted(path[length:]) in fields(condition["then"]):
-                    return str(path[length - 1]), tag, name["const"], chosen
+        for place, union in tagged_unions(self.schema).items():
+            section: Any = self.document.data
+            if path[: len(place)] != place or len(path) == len(place):
+                continue
+            for part in place:
+                section = section[part]
+            chosen, field = section.get(union.tag, union.default), dotted(path[len(place) :])
+            owner = next((name for name, known in union.members.items() if name != chosen and field in known), None)
+            if owner is not None:
+                return str(place[-1]), union.tag, owner, chosen
         return None
 
     def _missing(self, error: ValidationError, path: KeyPath) -> Iterator[SpeccError]:
@@ -121,7 +121,7 @@ class Diagnosis:
         section = dotted(path)
         rule: Any = error.schema
         if not {"additionalProperties", "allOf"} & rule.keys():  # only what is required of the section
-            rule = fields(self.schema)[section][0] if path else self.schema
+            rule = self.fields[section][0] if path else self.schema
         strangers = [other for other in instance if other not in rule["properties"]]
         meant = difflib.get_close_matches(name, strangers)
         in_list = bool(path) and isinstance(path[-1], int)
@@ -130,7 +130,7 @@ class Diagnosis:
             if "additionalProperties" not in rule:
                 yield from (self._unknown((*path, other), [name]) for other in meant[:1])
             return
-        field = fields(self.schema).get(dotted((*path, name)))
+        field = self.fields.get(dotted((*path, name)))
         what = first_sentence(field[0].get("description", "")) if field else ""
         yield self.document.error(
             f"`{name}` is missing" + (f" in `{section}`" if section else ""), path, key=True, id="E0103",
@@ -149,7 +149,7 @@ class Diagnosis:
         """Return the field's schema, which says more than the branch that failed."""
         if isinstance(path[-1], int):
             return None
-        found = fields(self.schema).get(dotted(path))
+        found = self.fields.get(dotted(path))
         return found[0] if found else None
 
     def _advice(self, value: object, rule: Mapping[str, Any]) -> tuple[str | None, str | None]:

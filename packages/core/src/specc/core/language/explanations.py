@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from specc.core.errors import SpeccError
+from specc.core.shipped import shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,6 +510,4 @@ SHOWN: Final = "tests/specs/bad"
 
 def examples() -> Path:
     """Return the folder of the bad specs: inside the package in a wheel, with the tests in a checkout."""
-    here = Path(__file__).resolve().parent
-    candidates = [here / "examples", *(parent / SHOWN for parent in here.parents[4:6])]
-    return next((path for path in candidates if path.is_dir()), candidates[0])
+    return shipped(__file__, "examples", SHOWN)

@@ -29,7 +29,8 @@ def merge(document: Document, path: Path) -> Document:
     A path is relative to the file that it stands in; in the result all are relative to the folder of `path`, or name
     files of packages.
     """
-    return Document(document.name, _whole(document, path.parent, path.name, ()))
+    whole = _whole(document, path.parent, path.name, ())
+    return document if whole is document.root else Document(document.name, whole)
 
 
 def chain(name: str, read: Callable[[str], str]) -> dict[str, Document]:

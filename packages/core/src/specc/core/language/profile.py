@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from specc.core.files import merged
 from specc.core.language.check import in_order, rules_of, schema_errors
 from specc.core.language.document import Document
 from specc.core.references import joined
 
-RUNTIME = "runtime"
-PHASES = ("E0222", "E0223")
+RUNTIME: Final = "runtime"
+PHASES: Final = ("E0222", "E0223")
 """Rules on the ranks of a training, which hold with a profile's ranks too."""
 
 
@@ -31,10 +32,11 @@ class Profile:
         """
         from specc.core.language.models import Runtime
 
-        merged = {**values, RUNTIME: Runtime.model_validate(_over(values[RUNTIME], self.runtime)).model_dump()}
-        if wrong := [error for error in rules_of(self.document, merged).check() if error.id in PHASES]:
+        runtime = Runtime.model_validate(merged(values[RUNTIME], self.runtime)).model_dump()
+        tree = {**values, RUNTIME: runtime}
+        if wrong := [error for error in rules_of(self.document, tree).check() if error.id in PHASES]:
             raise in_order(wrong, self.document.name)
-        return merged
+        return tree
 
 
 def read_profile(path: Path, spec: Path) -> Profile:
@@ -46,12 +48,3 @@ def read_profile(path: Path, spec: Path) -> Profile:
     if (store := runtime.get("store")) is not None:
         runtime["store"] = joined(os.path.relpath(path.parent, spec.parent), store)
     return Profile(document, runtime)
-
-
-def _over(below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    both = {
-        name: _over(below[name], value)
-        for name, value in own.items()
-        if isinstance(value, Mapping) and isinstance(below.get(name), Mapping)
-    }
-    return {**below, **own, **both}

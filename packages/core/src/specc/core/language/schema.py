@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from specc.core.errors import SpeccError
+from specc.core.shipped import shipped
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -117,11 +118,9 @@ def render_schema() -> str:
 
 def published_path(file: str = FILE) -> Path:
     """Return where a published schema is: inside the package in a wheel, in `schema/` in a checkout."""
-    here = Path(__file__).resolve().parent
-    candidates = [here / "published" / file, *(parent / "schema" / file for parent in here.parents[4:6])]
-    for path in candidates:
-        if path.is_file():
-            return path
+    path = shipped(__file__, f"published/{file}", f"schema/{file}")
+    if path.is_file():
+        return path
     raise SpeccError(f"the published schema `{file}` is not where specc was installed",
                      hint="install specc again; in a checkout, `make schema` writes it")  # fmt: skip
 
@@ -161,7 +160,7 @@ def fields(schema: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Schem
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A tagged union: the key that tells its members apart, the member that is meant without it, and their keys."""
+    """A tagged union: the key that tells its members apart, the member that is meant without it, and their fields."""
 
     tag: str
     default: str | None
@@ -176,7 +175,7 @@ def tagged_unions(schema: Schema) -> dict[KeyPath, Tagged]:
         tag = ""
         for condition in rule.get("allOf", ()):
             ((tag, name),) = condition["if"]["properties"].items()
-            members[name["const"]] = frozenset(condition["then"]["properties"])
+            members[name["const"]] = frozenset(fields(condition["then"]))
         if members:
             found[tuple(path.split("."))] = Tagged(tag, rule["properties"][tag].get("default"), members)
     return found

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from specc.core.errors import SpeccError
-from specc.core.files import flatten, pretty, write_atomic
+from specc.core.files import flatten, merged, pretty, write_atomic
 from specc.core.lock.engines import CLASSES
 
 VERSION: Final = 1
@@ -103,7 +103,7 @@ def read(path: Path) -> Locks | None:
     try:
         shared = {name: raw[name] for name in ("locked", "results")}
         builds = _mapping(raw["builds"]) if "builds" in raw else {"": {}}
-        return {name: _lock(joined(shared, _mapping(own))) for name, own in builds.items()}
+        return {name: _lock(merged(shared, _mapping(own))) for name, own in builds.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"it lacks or garbles {error}") from error
 
@@ -148,22 +148,13 @@ def common(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def rest(tree: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a tree has on top of what it shares with others; `joined` is the way back."""
+    """Return what a tree has on top of what it shares with others; `merged` is the way back."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if key not in shared:
             found[key] = value
         elif shared[key] != value and (inner := rest(value, shared[key])):
             found[key] = inner
-    return found
-
-
-def joined(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is shared and what is a tree's own as one tree."""
-    found = dict(shared)
-    for key, value in own.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = joined(found[key], value) if both else value
     return found
 
 

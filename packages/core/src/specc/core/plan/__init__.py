@@ -1,5 +1,6 @@
 """The plan: the graph of stages, their keys, what each of them needs and what it will take."""
 
+from specc.core.plan.corpus import read_json
 from specc.core.plan.estimate import Estimate, Estimator, total
 from specc.core.plan.plan import (
     Change,
@@ -32,6 +33,7 @@ __all__ = [
     "lineage",
     "lower",
     "plan_name",
+    "read_json",
     "runtime_of",
     "stages",
     "total",

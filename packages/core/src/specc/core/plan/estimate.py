@@ -56,7 +56,7 @@ class Estimator:
         self._look = cache(look_into)
 
     def estimates(self, plan: Plan, values: Values, files: Mapping[str, Path] | None = None) -> dict[str, Estimate]:
-        """Return what every stage of a plan will take on the class of machine, in the order they run.
+        """Return what every stage of a plan will take on the class of machine, by their recipes, in the order they run.
 
         `values` are those that were lowered to it. `files` are the places of the files that they name
         (`ResolvedSpec.files`). Of a data file that is not there, rows are known only from the spec, or from artifacts
@@ -64,7 +64,7 @@ class Estimator:
         """
         if any(stage.recipe not in self._known for stage in plan.stages):
             self._known |= self._new(plan, values, files or {})
-        return {stage.name: self._known[stage.recipe] for stage in plan.stages}
+        return {stage.recipe: self._known[stage.recipe] for stage in plan.stages}
 
     def _new(self, plan: Plan, values: Values, files: Mapping[str, Path]) -> dict[str, Estimate]:
         """Return the estimates of a plan's stages by their recipes."""
