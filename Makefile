@@ -19,10 +19,10 @@ install: .venv/.installed-cpu $(LANGUAGE_SERVER)  ## .venv with specc, the CPU e
 $(LANGUAGE_SERVER): tests/editor/package-lock.json | .venv/.installed-cpu
 	$(BIN)/npm ci --prefix tests/editor
 
-test: install  ## every test but the minutes-long ones, engines included (at most 20 minutes on two cores)
+test: install  ## every test but the minutes-long ones, engines included (some 25 minutes on two cores)
 	$(PYTEST) -m "not full" tests
 
-test-core: install  ## what needs no torch (two minutes at most)
+test-core: install  ## what needs no torch (some three minutes)
 	$(PYTEST) -m "not engine and not full and not install" tests
 
 test-full: install  ## everything: the quickstart and every command of the README too
