@@ -11,11 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from specc.core.algorithms import algorithm
+from specc.core.algorithms import algorithm, vocabulary_of
 from specc.core.contracts import Event, Input, StageJob, load_event
 from specc.core.files import sha256_file
 
 DIGEST = "0" * 64
+EAGLE3: dict[str, Any] = {
+    "algorithm": "eagle3", "layers": 1, "decoder": "llama", "vocabulary": 96, "norm_before_residual": True,
+    "norm_before_fc": True, "fc_norm": False, "norm_output": True, "sliding_window": None, "intermediate_size": 128,
+    "ttt": {"steps": 3, "decay": 1.0}, "init": None,
+}  # fmt: skip
 
 
 def verifier_config(folder: Path) -> dict[str, Any]:
@@ -32,23 +37,24 @@ def verifier_config(folder: Path) -> dict[str, Any]:
 
 
 def resolved(verifier: Path, **draft: Any) -> dict[str, Any]:
-    """Return a resolved spec for a small verifier; `draft` overrides values of its draft section."""
+    """Return a resolved spec for a small verifier; `draft` overrides values of its draft section.
+
+    A `draft` that names its algorithm is the whole section.
+    """
     config = verifier_config(verifier)
     count = config["num_hidden_layers"]
     return {
         "version": 1,
-        "name": "small-eagle3",
+        "name": f"small-{draft.get('algorithm', 'eagle3')}",
         "date": "2026-11-23",
         "verifier": {
             "model": "./small", "name": "small", "revision": None, "dtype": "bfloat16", "trust_remote_code": False,
             "format": "huggingface", "files": {"config.json": "1" * 64, "model.safetensors": "2" * 64},
             "tokenizer_sha256": "3" * 64, "chat_template_sha256": "4" * 64, "config": config,
         },
-        "draft": {
-            "algorithm": "eagle3", "layers": 1, "vocabulary": 96, "hidden_state_layers": [2, count // 2, count - 3],
-            "norm_before_residual": True, "norm_before_fc": True, "fc_norm": False, "norm_output": True,
-            "sliding_window": None, "intermediate_size": 128, "ttt": {"steps": 3, "decay": 1.0}, "init": None, **draft,
-        },
+        "draft": draft
+        if "algorithm" in draft
+        else {**EAGLE3, "hidden_state_layers": [2, count // 2, count - 3], **draft},
         "data": {
             "sources": [{"file": "prompts/train.jsonl", "sha256": "5" * 64, "rows": None}], "system_prompt": None,
             "responses": {"from": "verifier", "temperature": 0.0, "top_p": 1.0, "max_tokens": 32, "seed": 0},
@@ -73,7 +79,7 @@ def write_draft(folder: Path, values: Mapping[str, Any], *, seed: int = 0) -> Pa
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    layout = algorithm("eagle3").layout(values["draft"], values["verifier"]["config"])
+    layout = algorithm(values["draft"]["algorithm"]).layout(values["draft"], values["verifier"]["config"])
     for offset, name in enumerate(("model", "initial")):
         generator = torch.Generator().manual_seed(seed + offset)
         tensors = {
@@ -92,7 +98,8 @@ def write_vocabulary(folder: Path, values: Mapping[str, Any], tokens: list[int] 
     import torch
     from safetensors.torch import save_file
 
-    small, size = values["draft"]["vocabulary"], values["verifier"]["config"]["vocab_size"]
+    size = values["verifier"]["config"]["vocab_size"]
+    small = vocabulary_of(values["draft"], values["verifier"]["config"])
     if small == size:
         return None
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ VALUES: dict[str, Any] = {
         },
     },
     "draft": {
-        "algorithm": "eagle3", "layers": 1, "vocabulary": 128, "hidden_state_layers": [2, 3, 4],
+        "algorithm": "eagle3", "layers": 1, "decoder": "llama", "vocabulary": 128, "hidden_state_layers": [2, 3, 4],
         "norm_before_residual": True, "norm_before_fc": True, "fc_norm": False, "norm_output": True,
         "sliding_window": None, "intermediate_size": 128, "ttt": {"steps": 3, "decay": 1.0}, "init": None,
     },

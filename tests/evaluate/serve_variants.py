@@ -15,9 +15,10 @@ PROMPTS = [[(11 * row + 5 * place) % 300 + 3 for place in range(6 + row)] + [40 
 
 
 def main(job: dict[str, object]) -> list[dict[str, object]]:
+    from specc.core.algorithms import algorithm
     from specc.evaluate.engine import Speculator, answer
     from specc.evaluate.reference import Reference
-    from specc.evaluate.replay import checkpoint_tensors, replay
+    from specc.evaluate.replay import load_draft, replay
 
     verifier = Path(str(job["verifier"]))
     options = {"dtype": "float32", "length": 64, "device": "cpu", "done": lambda: None}
@@ -26,12 +27,12 @@ def main(job: dict[str, object]) -> list[dict[str, object]]:
     found = []
     for variant in job["variants"]:
         folder, draft = Path(variant["folder"]), variant["draft"]
-        speculator = Speculator(folder=folder, method="eagle3", tokens=STEPS)
+        speculator = Speculator(folder=folder, serving=algorithm(draft["algorithm"]).serving, tokens=STEPS)
         served = answer(verifier, PROMPTS, MAX_TOKENS, speculator=speculator, **options)
         rows = list(zip(PROMPTS, served.answers, strict=True))
         walked, _ = replay(
-            rows, [], reference=reference, tensors=checkpoint_tensors(folder, "float32"), draft=draft,
-            verifier=job["config"], steps=STEPS, done=lambda: None,
+            rows, [], reference=reference, model=load_draft(folder, verifier, draft, job["config"], "float32"),
+            draft=draft, steps=STEPS, done=lambda: None,
         )  # fmt: skip
         found.append(
             {

@@ -15,10 +15,12 @@ from small import make_verifier
 
 pytestmark = pytest.mark.engine
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
+    # changes to the default draft, or a whole section that names its algorithm
     "default": {},
     "every other way": {
-        "layers": 2, "vocabulary": 384, "norm_before_fc": False, "fc_norm": True, "norm_output": False,
+        "layers": 2, "decoder": "qwen3", "hidden_state_layers": [1, 3, 5, 6],
+        "vocabulary": 384, "norm_before_fc": False, "fc_norm": True, "norm_output": False,
         "norm_before_residual": False, "sliding_window": 8, "intermediate_size": 96,
     },
 }  # fmt: skip
@@ -32,7 +34,7 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obje
     known = drafts.habits(verifier, PROMPTS, 4)
     job = {"verifier": str(verifier), "config": drafts.verifier_config(verifier), "variants": []}
     for number, changes in enumerate(VARIANTS.values()):
-        values = drafts.resolved(verifier, **{"vocabulary": 4, **changes})
+        values = drafts.resolved(verifier, **(changes if "algorithm" in changes else {"vocabulary": 4, **changes}))
         values["export"]["dtype"] = values["verifier"]["dtype"] = "float32"
         checkpoint = drafts.assemble(folder / str(number), values, verifier, tokens=known)
         job["variants"].append({"folder": str(checkpoint), "draft": values["draft"]})

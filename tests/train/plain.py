@@ -49,6 +49,11 @@ class Plain:
                 residual = normed if self.draft["norm_before_residual"] else hidden
             size, window = self.verifier["head_dim"], self.draft["sliding_window"]
             q, k, v = ((self.w[f"{name}.self_attn.{one}_proj.weight"] @ x).view(-1, size) for one in ("q", "k", "v"))
+            if self.draft["decoder"] == "qwen3":
+                q, k = (
+                    torch.stack([self.norm(head, f"{name}.self_attn.{one}_norm") for head in heads])
+                    for one, heads in (("q", q), ("k", k))
+                )
             caches[index].append((position, self.turn(k, position), v))
             q, heads = self.turn(q, position), []
             seen = [one for one in caches[index] if window is None or one[0] > position - window]

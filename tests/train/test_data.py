@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from specc.core.errors import SpeccError  # noqa: E402
 from specc.train.data import Corpus, Document, Documents, epoch_batches  # noqa: E402
 from specc.train.draft import Plan  # noqa: E402
+from specc.train.models import build, trained  # noqa: E402
 from specc.train.models.rows import depths, even  # noqa: E402
 from specc.train.optim import learning_rate  # noqa: E402
 from specc.train.verifier import read_verifier  # noqa: E402
-from train.world import DRAFT, LAYERS, TRAIN, VERIFIER, World  # noqa: E402
+from train.world import DRAFT, LAYERS, SMALL, TRAIN, VERIFIER, World, stream  # noqa: E402
 
 pytestmark = pytest.mark.engine
 
@@ -58,22 +60,25 @@ def test_a_batch_holds_what_the_shards_hold(world: World) -> None:
     states = load_file(world.folder / "hidden_states/shards/00001.safetensors")["hidden_states"]
     frozen = read_verifier(world.folder / "verifier", VERIFIER, None, torch.float32)
     some = [document for document in data.training if document.row in {25, 31}]
-    batch = data.batch(some, 3, frozen)
+    weights = {spec.name: torch.zeros(spec.shape) for spec in trained(DRAFT, VERIFIER)}
+    head = replace(frozen.head, weight=frozen.head.weight[:SMALL])
+    model = build(DRAFT, VERIFIER, weights, replace(frozen, head=head), torch.arange(SMALL))
+    rows, targets = data.batch(some, model, frozen.normed, stream(0)).content
     base = place = 0
     for document in some:
         start, end = shard["offsets"][document.row - 20 : document.row - 18].tolist()
         first = int(shard["loss_mask"][start:end].nonzero()[0])
         assert document.rows == end - start - 2, "up to the last target's row"
         for row in range(document.rows):
-            assert batch.rows.tokens[base + row] == shard["input_ids"][start + row + 1]
-            assert torch.equal(batch.rows.aux[base + row], states[start + row, :3].flatten().float())
+            assert rows.tokens[base + row] == shard["input_ids"][start + row + 1]
+            assert torch.equal(rows.aux[base + row], states[start + row, :3].flatten().float())
         for target in range(first + 1, end - start):
-            assert torch.equal(batch.targets.normed[place], frozen.normed(states[start + target - 1, 3].float()))
-            assert batch.targets.counted[:, place].tolist() == [target - first > k for k in range(3)]
+            assert torch.equal(targets.normed[place], frozen.normed(states[start + target - 1, 3].float()))
+            assert targets.counted[:, place].tolist() == [target - first > k for k in range(3)]
             place += 1
         base += document.rows
-    assert not batch.targets.counted[:, place:].any()
-    assert batch.targets.counted.shape[1] == even(place)
+    assert not targets.counted[:, place:].any()
+    assert targets.counted.shape[1] == even(place)
 
 
 def test_documents_are_found_as_one_at_a_time(tmp_path: Path) -> None:

@@ -11,11 +11,20 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from specc.core.errors import SpeccError  # noqa: E402
-from specc.train.losses import Head  # noqa: E402
-from specc.train.models import Rows, Targets, accepted_lengths, build, greedy_walk, load, trained  # noqa: E402
+from specc.train.losses import Head, draft_losses  # noqa: E402
+from specc.train.models import (  # noqa: E402
+    Batch,
+    Frozen,
+    Reading,
+    accepted_lengths,
+    build,
+    greedy_walk,
+    load,
+    trained,
+)
 from specc.train.models import rows as packing  # noqa: E402
 from specc.train.models.attention import StepAttention, blocks, visible  # noqa: E402
-from specc.train.models.rows import depths, plan_queries, whole  # noqa: E402
+from specc.train.models.rows import Rows, Targets, depths, plan_queries, whole  # noqa: E402
 from train.plain import Plain  # noqa: E402
 from train.world import DRAFT, HIDDEN, SMALL, VERIFIER, VOCABULARY, stream  # noqa: E402
 
@@ -28,6 +37,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"norm_before_residual": False, "norm_output": False},
     {"norm_before_fc": False, "fc_norm": True, "sliding_window": 4},
     {"norm_before_fc": False, "layers": 2, "sliding_window": 2},
+    {"decoder": "qwen3", "layers": 2},
 ]
 
 
@@ -42,9 +52,15 @@ def make(draft: dict[str, Any], dtype: torch.dtype = F64) -> tuple[Any, Plain]:
         for index, spec in enumerate(trained(draft, VERIFIER))
     }
     embed, head = random(VOCABULARY, HIDDEN, seed=90), random(SMALL, HIDDEN, seed=91)
-    model = build(draft, VERIFIER, weights, embed_tokens=embed.to(dtype), head=Head(head.to(dtype)), d2t=D2T)
-    model.frequencies = 10000.0 ** -(torch.arange(8, dtype=F64) / 8) if dtype == F64 else model.frequencies
+    model = build(draft, VERIFIER, weights, frozen(embed.to(dtype), head.to(dtype)), D2T)
+    if dtype == F64:
+        model.rotary.frequencies = 10000.0 ** -(torch.arange(8, dtype=F64) / 8)
     return model, Plain(weights, draft, VERIFIER, embed, head)
+
+
+def frozen(embed: Tensor, head: Tensor) -> Frozen:
+    """A verifier's ends, its norm of no use."""
+    return Frozen(embed, torch.ones(HIDDEN), 1e-5, Head(head), embed)
 
 
 def pack(
@@ -144,7 +160,7 @@ def test_training_step_equals_plain_torch(variant: dict[str, Any]) -> None:
     documents = [document(8, 3, seed=20), document(7, 5, seed=30), document(5, 0, seed=40)]
     rows, targets = pack(documents, 3)
     losses = {"kl": 1.0, "ce": 0.5, "tv": 0.25}
-    loss = model(rows, targets, losses)
+    loss = model(Batch((rows, targets)), losses)
     loss.backward()
 
     for name in plain.w:
@@ -162,7 +178,7 @@ def test_training_step_equals_plain_torch(variant: dict[str, Any]) -> None:
             tv = 1 - torch.minimum(log_p.exp(), log_q.exp()).sum()
             sums[step] += kl + 0.5 * ce + 0.25 * tv
             counts[step] += 1
-    assert counts == targets.counts == [8, 5, 3]
+    assert counts == targets.counted.sum(1).tolist() == [8, 5, 3]
     expected = sum(0.8**k * sums[k] / counts[k] for k in range(3))
     assert torch.allclose(loss, expected, atol=1e-10)
     expected.backward()
@@ -174,8 +190,12 @@ def test_training_step_equals_plain_torch(variant: dict[str, Any]) -> None:
 def test_another_document_changes_nothing(dtype: torch.dtype) -> None:
     model, _ = make(DRAFT, dtype)
     one, two, three, other = document(20, 4, 1), document(31, 9, 2), document(13, 3, 3), document(31, 9, 4)
-    before, _ = model.losses(*pack([one, two, three], 3, dtype), {"kl": 1.0}, picks=False)
-    after, _ = model.losses(*pack([one, other, three], 3, dtype), {"kl": 1.0}, picks=False)
+
+    def losses(rows: Rows, targets: Targets) -> Tensor:
+        states = [state[where] for state, where in zip(model.unroll(rows), targets.places, strict=True)]
+        return draft_losses(torch.stack(states), targets.normed, model.head, {"kl": 1.0}).losses
+
+    before, after = losses(*pack([one, two, three], 3, dtype)), losses(*pack([one, other, three], 3, dtype))
     first, middle = 15, 21  # targets of the first and of the second document
     same = torch.ones(before.shape[1], dtype=torch.bool)
     same[first : first + middle] = False
@@ -195,10 +215,22 @@ def test_accepted_lengths_equal_drafting_with_own_tokens(variant: dict[str, Any]
         choice = 2 * int((plain.head @ state).argmax())
         tokens.append(choice if row % 5 else 7)
     expected = plain.accepted(tokens, aux, 3, D2T)
-    found = accepted_lengths(model, torch.tensor(tokens), aux, 3)
-    assert found.tolist() == expected
+    reading = Reading(torch.tensor(tokens), aux, aux[:, 0])
+    assert accepted_lengths(model.guesses(reading, 3), reading.ids).tolist() == expected
     assert set(expected) >= {0, 1}
-    assert accepted_lengths(model, torch.tensor([1, 2]), aux[:2], 3).tolist() == [0, 0]
+    short = Reading(torch.tensor([1, 2]), aux[:2], aux[:2, 0])
+    assert accepted_lengths(model.guesses(short, 3), short.ids).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_of_a_draft_equal_serving_one_position_at_a_time(variant: dict[str, Any]) -> None:
+    model, plain = make(DRAFT | variant)
+    tokens, _, aux, _ = document(9, 3, seed=5)
+    drafted = torch.tensor([8, 3])
+    expected = plain.states([*tokens.tolist(), *drafted.tolist()], torch.cat((aux, aux[:2])), 3)
+    for count in range(3):
+        found = model.logits(Reading(tokens, aux, aux[:, 0]), drafted[:count])
+        assert torch.allclose(found, plain.head @ expected[count, 7], atol=1e-9), count
 
 
 def test_walk_as_drawn() -> None:
@@ -221,11 +253,12 @@ def test_load_takes_a_whole_checkpoint() -> None:
         "d2t": D2T,
         "t2d": t2d,
     }
-    again = load(tensors, DRAFT, VERIFIER)
+    other = frozen(torch.zeros(VOCABULARY, HIDDEN), torch.zeros(SMALL, HIDDEN))
+    again = load(tensors, DRAFT, VERIFIER, other)
     tokens, _, aux, _ = document(9, 3, seed=5)
     rows = whole(aux.float().flatten(1), tokens, 2)
     assert torch.equal(again.unroll(rows)[1], model.unroll(rows)[1])
     with pytest.raises(SpeccError, match=r"`fc\.weight` is missing"):
-        load({name: tensor for name, tensor in tensors.items() if name != "fc.weight"}, DRAFT, VERIFIER)
+        load({name: tensor for name, tensor in tensors.items() if name != "fc.weight"}, DRAFT, VERIFIER, other)
     with pytest.raises(SpeccError, match="has shape"):
-        load(tensors | {"norm.weight": torch.ones(3)}, DRAFT, VERIFIER)
+        load(tensors | {"norm.weight": torch.ones(3)}, DRAFT, VERIFIER, other)

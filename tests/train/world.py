@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from specc.core.algorithms import vocabulary_of
 from specc.core.contracts import Input, Progress, StageJob, load_event
 from specc.core.files import digest_of, directory_digest, entries, pretty, sha256_file
 
@@ -27,7 +28,7 @@ VERIFIER: dict[str, Any] = {
 }  # fmt: skip
 
 DRAFT: dict[str, Any] = {
-    "algorithm": "eagle3", "layers": 1, "vocabulary": SMALL, "hidden_state_layers": [2, 3, 4],
+    "algorithm": "eagle3", "layers": 1, "decoder": "llama", "vocabulary": SMALL, "hidden_state_layers": [2, 3, 4],
     "norm_before_residual": True, "norm_before_fc": True, "fc_norm": False, "norm_output": True,
     "sliding_window": None, "intermediate_size": 96, "ttt": {"steps": 3, "decay": 1.0}, "init": None,
 }  # fmt: skip
@@ -139,9 +140,13 @@ class World:
         ranks: int | str = 1,
         earlier: Path | None = None,
     ) -> Path:
-        """Write a job with changes to `DRAFT` and `TRAIN`, its output and work under `name`; return its path."""
+        """Write a job with changes to `DRAFT` and `TRAIN`, its output and work under `name`; return its path.
+
+        A `draft` that names its algorithm is the whole section.
+        """
+        section = draft if draft and "algorithm" in draft else DRAFT | (draft or {})
         params = {
-            "draft": DRAFT | (draft or {}),
+            "draft": section,
             "train": TRAIN | (train or {}) | {"zero": TRAIN["zero"] | (train or {}).get("zero", {})},
             "verifier": {"dtype": "bfloat16", "config": VERIFIER},
             "data": {"sequence_length": 64, "shuffle": True},
@@ -152,8 +157,11 @@ class World:
         before: dict[str, Any] = {}
         if earlier is not None:
             before = {"earlier": {"key": StageJob.load(earlier).key, "work": str(earlier.parent / "work")}}
-        inputs = {one: Input(path=str(self.folder / one), digest="0" * 64)
-                  for one in ("tokens", "hidden_states", "verifier", "vocabulary")}  # fmt: skip
+        names = ("tokens", "hidden_states", "verifier", "vocabulary")
+        inputs = {
+            one: Input(path=str(self.folder / one), digest="0" * 64)
+            for one in names[: 4 if vocabulary_of(section, VERIFIER) < VOCABULARY else 3]
+        }
         job = StageJob(
             stage="draft", version=1, key=digest_of([params, ranks]), params=params,
             facets={"device": "cpu", "threads": 1, "ranks": ranks}, inputs=inputs, files=self.files,

@@ -76,7 +76,7 @@ def test_values_have_the_shape_of_the_resolved_spec() -> None:
         "name": "my-speculator",
         "verifier": {"model": "org/verifier", "revision": None, "dtype": "bfloat16", "trust_remote_code": False},
         "draft": {
-            "algorithm": "eagle3", "layers": 1, "vocabulary": None, "hidden_state_layers": None,
+            "algorithm": "eagle3", "layers": 1, "decoder": "llama", "vocabulary": None, "hidden_state_layers": None,
             "norm_before_residual": True, "norm_before_fc": True, "fc_norm": False, "norm_output": True,
             "sliding_window": None, "intermediate_size": None, "ttt": {"steps": 3, "decay": 1.0}, "init": None,
         },

@@ -86,12 +86,12 @@ class Speculator:
     """
 
     folder: Path
-    method: str
+    serving: Mapping[str, Any]
     tokens: int
 
     def as_config(self) -> dict[str, Any]:
         """Return vLLM's `speculative_config`."""
-        return {"method": self.method, "model": str(self.folder), "num_speculative_tokens": self.tokens}
+        return {**self.serving, "model": str(self.folder), "num_speculative_tokens": self.tokens}
 
 
 def answer(

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from specc.core.algorithms import algorithm
 from specc.core.errors import SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
@@ -19,7 +20,7 @@ from specc.evaluate.engine import Run, Speculator, answer
 from specc.evaluate.lossless import Difference, differences, report
 from specc.evaluate.prompts import read_prompts, render
 from specc.evaluate.reference import Reference
-from specc.evaluate.replay import Logits, checkpoint_tensors, pair, replay
+from specc.evaluate.replay import Logits, load_draft, pair, replay
 
 if TYPE_CHECKING:
     from specc.train.models import WalkCounts
@@ -147,7 +148,7 @@ class Evaluation:
         return step
 
     def _speculator(self, folder: Path) -> Speculator:
-        return Speculator(folder=folder, method=self.draft["algorithm"], tokens=self.tokens)
+        return Speculator(folder=folder, serving=algorithm(self.draft["algorithm"]).serving, tokens=self.tokens)
 
     def _untrained(self) -> Path:
         """Return a copy of the checkpoint with the weights that it had before the first training step."""
@@ -168,9 +169,8 @@ class Evaluation:
                 list(zip(self.prompts, served.answers, strict=True)),
                 found,
                 reference=Reference(self.verifier, dtype=self.dtype, device=self.device),
-                tensors=checkpoint_tensors(self.checkpoint, self.dtype),
+                model=load_draft(self.checkpoint, self.verifier, self.draft, self.config, self.dtype),
                 draft=self.draft,
-                verifier=self.config,
                 steps=self.tokens,
                 done=self._step("replay"),
             )
@@ -204,7 +204,7 @@ def doubts(result: Mapping[str, Any], draft: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     here, there = served["mean_acceptance_length"], simulated["mean_acceptance_length"]
     if min(served["drafts"], simulated["drafts"]) >= ENOUGH_DRAFTS and abs(here - there) > AGREEMENT:
-        layers = ", ".join(str(layer) for layer in draft["hidden_state_layers"])
+        layers = ", ".join(str(layer) for layer in algorithm(draft["algorithm"]).layers(draft))
         found.append(
             f"vLLM's mean acceptance length is {here:.3f} and the replayed one {there:.3f}: vLLM runs this draft "
             f"otherwise than it was trained; look at the hidden-state layers ({layers}), the norm flags "

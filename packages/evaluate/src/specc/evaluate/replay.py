@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specc.core.algorithms import algorithm
 from specc.evaluate.lossless import Difference
 from specc.evaluate.reference import Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from specc.train.models import WalkCounts
+    from specc.train.models import DraftModel, WalkCounts
 
 Logits = tuple[float, float]
 
@@ -27,9 +28,8 @@ def replay(
     found: Sequence[Difference],
     *,
     reference: Reference,
-    tensors: Mapping[str, Tensor],
+    model: DraftModel,
     draft: Mapping[str, Any],
-    verifier: Mapping[str, Any],
     steps: int,
     done: Callable[[], None],
 ) -> tuple[WalkCounts, dict[int, Logits | None]]:
@@ -37,11 +37,13 @@ def replay(
 
     `rows` are prompts and served answers as token ids. vLLM counts a draft's tokens past an answer's end too,
     since it cuts the answer only after the verification: the reference goes on by `steps` tokens for that.
-    `tensors` are the checkpoint's, in the dtype in which vLLM ran them.
+    `model` is the checkpoint's draft, in the dtype in which vLLM ran it.
     """
-    from specc.train.models import WalkCounts, accepted_lengths, greedy_walk, load
+    import torch
 
-    model = load(tensors, draft, verifier)
+    from specc.train.models import WalkCounts, accepted_lengths, greedy_walk
+
+    layers = algorithm(draft["algorithm"]).layers(draft)
     counts = WalkCounts.none(steps)
     parted = {difference.prompt: difference for difference in found}
     logits: dict[int, Logits | None] = {}
@@ -49,10 +51,11 @@ def replay(
         first, row = len(prompt), [*prompt, *answer]
         difference = parted.get(index)
         places = [first + difference.position - 1] if difference else []
-        reading = reference.read(row, layers=draft["hidden_state_layers"], ahead=steps, places=places)
+        reading, rows_logits = reference.read(row, layers=layers, ahead=steps, places=places)
         if difference:
-            logits[index] = pair(reading.logits[0], difference)
-        accepted = accepted_lengths(model, reading.tokens, reading.hidden_states, steps)
+            logits[index] = pair(rows_logits[0], difference)
+        with torch.inference_mode():
+            accepted = accepted_lengths(model.guesses(reading, steps), reading.ids)
         counts += greedy_walk(accepted.tolist(), first, len(row) - 1, steps)
         done()
     return counts, logits
@@ -66,11 +69,18 @@ def pair(logits: Tensor, difference: Difference) -> Logits | None:
     return float(logits[plain]), float(logits[speculative])
 
 
-def checkpoint_tensors(folder: Path, dtype: str) -> dict[str, Tensor]:
-    """Return a checkpoint's tensors, the floating ones in `dtype`: vLLM runs a draft in its verifier's."""
+def load_draft(
+    checkpoint: Path, verifier: Path, draft: Mapping[str, Any], config: Mapping[str, Any], dtype: str
+) -> DraftModel:
+    """Return a checkpoint's draft with what it shares with its verifier, in `dtype`: vLLM runs it in the verifier's.
+
+    `draft` and `config` are `draft` and `verifier.config` of the resolved spec.
+    """
     import torch
     from safetensors.torch import load_file
 
-    target: torch.dtype = getattr(torch, dtype)
-    tensors = load_file(folder / "model.safetensors")
-    return {name: tensor.to(target) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    from specc.train.models import load, read_verifier
+
+    tensors = load_file(checkpoint / "model.safetensors")
+    frozen = read_verifier(verifier, config, tensors.get("d2t"), getattr(torch, dtype))
+    return load(tensors, draft, config, frozen)

@@ -41,7 +41,7 @@ def card(params: Tree) -> str:
 def commands(params: Tree) -> dict[str, str]:
     """Return the two ways to serve the checkpoint with vLLM: by its own name, and with both paths."""
     speculative: dict[str, Any] = {
-        "method": speculator_format(params["draft"]["algorithm"]).method,
+        **algorithm(params["draft"]["algorithm"]).serving,
         "model": "./" + params["name"],
         "num_speculative_tokens": params["export"]["speculative_tokens"],
     }

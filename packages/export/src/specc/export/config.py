@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from specc.core.algorithms import decoder_config
+from specc.core.algorithms import algorithm
 from specc.core.algorithms.base import Tree
 from specc.export.formats import speculator_format
 
@@ -19,7 +19,7 @@ def speculator_config(params: Tree) -> dict[str, Any]:
     paths. There is no top-level `model_type`, which would make vLLM take it for a plain model.
     """
     draft, verifier, export = params["draft"], params["verifier"], params["export"]
-    kind = speculator_format(draft["algorithm"])
+    kind, row = speculator_format(draft["algorithm"]), algorithm(draft["algorithm"])
     return {
         "architectures": [kind.architecture],
         "auto_map": {"": f"config.{kind.config_class}"},
@@ -43,6 +43,6 @@ def speculator_config(params: Tree) -> dict[str, Any]:
         "speculators_model_type": kind.algorithm,
         "speculators_version": SPECULATORS_VERSION,
         "tie_word_embeddings": False,
-        "transformer_layer_config": decoder_config(draft, verifier["config"]),
-        **kind.fields(draft),
+        "transformer_layer_config": row.decoder(draft, verifier["config"]),
+        **row.fields(draft),
     }

@@ -46,14 +46,19 @@ def gather(params: Tree, draft: Path, verifier: Path, vocabulary: Path | None) -
                              hint="lower `train.optimizer.learning_rate`, or set `train.gradient_clipping`",
                              code=Exit.STAGE)  # fmt: skip
 
-    embedding = verifier_tensor(verifier, EMBEDDING)
-    head = embedding if params["verifier"]["config"]["tie_word_embeddings"] else verifier_tensor(verifier, HEAD)
+    wanted = {spec.name for spec in layout}
+    rows: Tensor | None = None
     if vocabulary is not None:
-        d2t, t2d = vocabulary_map(vocabulary / "vocabulary.safetensors", embedding.shape[0])
+        size = params["verifier"]["config"]["vocab_size"]
+        d2t, t2d = vocabulary_map(vocabulary / "vocabulary.safetensors", size)
         tensors |= {"d2t": d2t, "t2d": t2d}
-        head = head[torch.arange(d2t.shape[0]) + d2t]  # [draft vocabulary, hidden]
+        rows = torch.arange(d2t.shape[0]) + d2t
     # A tied head is a tensor of its own here: the format has no sharing.
-    tensors |= {"embed_tokens.weight": embedding.to(dtype), "lm_head.weight": head.to(dtype, copy=True)}
+    if "embed_tokens.weight" in wanted:
+        tensors["embed_tokens.weight"] = verifier_tensor(verifier, EMBEDDING).to(dtype)
+    if "lm_head.weight" in wanted:
+        head = verifier_tensor(verifier, EMBEDDING if params["verifier"]["config"]["tie_word_embeddings"] else HEAD)
+        tensors["lm_head.weight"] = (head if rows is None else head[rows]).to(dtype, copy=True)
     return {name: tensors[name].contiguous() for name in sorted(tensors)}
 
 

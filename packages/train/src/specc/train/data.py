@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from specc.core.errors import Exit, SpeccError
 from specc.train.determinism import stream
-from specc.train.models.rows import Rows, Targets, depths, pack
-from specc.train.verifier import Frozen
+from specc.train.models import Batch, DraftModel, Reading
+from specc.train.models.rows import depths
 
 OPEN_FILES: Final = 64
 OPEN_BATCHES: Final = 32
@@ -69,14 +69,6 @@ class Documents(Sequence[Document]):
         return self._columns[:, 3].tolist()
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One optimizer step's rows and targets."""
-
-    rows: Rows
-    targets: Targets
-
-
 class Corpus:
     """The artifacts `tokens` and `hidden_states`, read shard by shard through the page cache."""
 
@@ -116,64 +108,40 @@ class Corpus:
         columns = torch.stack([torch.full_like(sizes, shard), starts, sizes, last - 1, numbers.to(sizes.dtype)], 1)
         return columns[last >= 0].to(torch.int32), split.bool()[last >= 0]
 
-    def read(self, document: Document, tokens: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ids int64 `[tokens]`, loss mask bool `[tokens]` and states `[tokens, layers + 1, hidden]`.
-
-        Of the document's first `tokens`, or of all; the last state is the one before the verifier's final norm.
-        """
+    def read(self, document: Document, tokens: int | None = None) -> Reading:
+        """Return a document's first `tokens`, or all of them."""
         start, count = document.start, document.tokens if tokens is None else tokens
         file, states = self._open(self._tokens[document.shard]), self._open(self._hidden[document.shard])
         ids = file.get_slice("input_ids")[start : start + count].to(torch.int64)
-        mask = file.get_slice("loss_mask")[start : start + count].to(torch.bool)
-        hidden = states.get_slice("hidden_states")[start : start + count]
-        return ids, mask, hidden[:, self._layers]
+        hidden = states.get_slice("hidden_states")[start : start + count][:, self._layers]
+        return Reading(ids, hidden[:, :-1], hidden[:, -1])
 
-    def counts(self, documents: Sequence[Document], steps: int) -> list[int]:
-        """Return how many targets each of `steps` steps counts in `documents`."""
-        found: list[Tensor] = []
-        for document in documents:
-            mask = self._open(self._tokens[document.shard]).get_slice("loss_mask")
-            found.append(depths(mask[document.start : document.start + document.rows + 2].bool()))
-        deep = torch.cat(found)
-        return [int((deep >= step).sum()) for step in range(steps)]
+    def mask(self, document: Document, tokens: int | None = None) -> Tensor:
+        """Return what the assistant wrote of a document's first `tokens`, or of all, bool `[tokens]`."""
+        start, count = document.start, document.tokens if tokens is None else tokens
+        file = self._open(self._tokens[document.shard])
+        return file.get_slice("loss_mask")[start : start + count].to(torch.bool)
 
     def batch(
-        self, documents: Sequence[Document], steps: int, frozen: Frozen, *, rank: int = 0, world: int = 1
+        self,
+        documents: Sequence[Document],
+        model: DraftModel,
+        normed: Callable[[Tensor], Tensor],
+        random: torch.Generator,
+        *,
+        rank: int = 0,
+        world: int = 1,
     ) -> Batch:
-        """Pack documents into one batch for `steps` steps of training-time test, or the part of it that a rank has.
+        """Pack documents, up to their last targets, into one batch, or the part of it that a rank has.
 
-        Every rank has something to compute, since all must meet in the same collectives: one without a document
-        of its own takes the first, and counts nothing.
+        `normed` applies the verifier's final norm; `random` is the step's stream, the same on every rank. A rank
+        without a document of its own takes the first.
         """
-        counts = self.counts(documents, steps)
-        own = documents[rank::world]
-        idle, documents = not own, own or documents[:1]
-        dtype = frozen.embed_tokens.dtype
-        aux: list[Tensor] = []
-        tokens: list[Tensor] = []
-        last: list[Tensor] = []
-        proposed: list[Tensor] = []
-        depth: list[Tensor] = []
-        borders: list[tuple[int, int]] = []
-        base = 0
-        for document in documents:
-            count = document.rows
-            ids, mask, hidden = self.read(document, count + 2)
-            deep = depths(mask)
-            targets = (deep >= 0).nonzero()[:, 0]  # x_{i+2} for row i of step 0
-            aux.append(hidden[:count, :-1].flatten(1))
-            last.append(hidden[targets - 1, -1])
-            tokens.append(ids[1 : count + 1])
-            proposed.append(targets - 2 + base)
-            depth.append(deep[targets])
-            borders.append((base, base + count))
-            base += count
-        normed = frozen.normed(torch.cat(last))
-        rows, targets = pack(
-            torch.cat(aux).to(dtype), torch.cat(tokens), borders, torch.cat(proposed), torch.cat(depth), normed, steps
-        )
-        counted = torch.zeros_like(targets.counted) if idle else targets.counted
-        return Batch(rows, replace(targets, counted=counted, counts=counts))
+        chosen = model.choose([self.mask(document, document.rows + 2) for document in documents], random)
+        own = range(rank, len(documents), world) or range(1)
+        readings = [self.read(documents[place], documents[place].rows + 2) for place in own]
+        content = model.pack(readings, [chosen[place] for place in own], normed)
+        return Batch(content, idle=rank >= len(documents))
 
     def _open(self, path: Path) -> Any:
         file = self._files.pop(path, None) or safe_open(path, framework="pt").__enter__()

@@ -14,20 +14,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from specc.core.algorithms import algorithm, vocabulary_of
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty
 from specc.core.stage import Stage
 from specc.train.checkpoints import Checkpoints, Progress
 from specc.train.data import Corpus, Document, epoch_batches
-from specc.train.determinism import set_determinism
+from specc.train.determinism import set_determinism, stream
 from specc.train.engine import Engine
 from specc.train.initial import initial_weights
 from specc.train.losses import check_losses
-from specc.train.models import Eagle3, build
+from specc.train.models import Batch, DraftModel, build, read_verifier
 from specc.train.optim import learning_rate
 from specc.train.phases import Phase
 from specc.train.validation import Validation
-from specc.train.verifier import read_verifier
 
 DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
 EVERY: Final = 0.5
@@ -48,8 +48,8 @@ def train_draft(stage: Stage, phase: Phase) -> None:
     with clock("read"):
         d2t = _vocabulary(stage)
         frozen = read_verifier(stage.input("verifier"), config, d2t, DTYPES[train["precision"]])
-        corpus = Corpus(stage.input("tokens"), stage.input("hidden_states"), draft["hidden_state_layers"],
-                        config["num_hidden_layers"])  # fmt: skip
+        corpus = Corpus(stage.input("tokens"), stage.input("hidden_states"),
+                        algorithm(draft["algorithm"]).layers(draft), config["num_hidden_layers"])  # fmt: skip
         plan = Plan(corpus, train, shuffle=stage.params["data"]["shuffle"])
         if phase.until is not None and phase.until >= plan.total:
             raise SpeccError(f"a phase of `runtime.train.ranks` ends after step {phase.until}, and the training has"
@@ -57,10 +57,15 @@ def train_draft(stage: Stage, phase: Phase) -> None:
                              hint="give the phase an earlier end, or remove the ones after it")  # fmt: skip
         _say(stage, corpus)
         fixed = epoch_batches(corpus.validation, train["batch_tokens"], seed=0, epoch=0, shuffle=False)
-        validate = Validation(corpus, fixed, frozen, losses)
+        steps, _ = algorithm(draft["algorithm"]).drafted(draft)
+        validate = Validation(corpus, fixed, frozen, losses, steps)
 
-    def model(weights: Mapping[str, Tensor]) -> Eagle3:
-        return build(draft, config, weights, embed_tokens=frozen.embed_tokens, head=frozen.head, d2t=d2t)
+    def model(weights: Mapping[str, Tensor]) -> DraftModel:
+        return build(draft, config, weights, frozen, d2t)
+
+    def batch_of(documents: list[Document], step: int) -> Batch:
+        random = stream(train["seed"], "draft", "places", step)
+        return corpus.batch(documents, trained, frozen.normed, random, rank=engine.rank, world=engine.world)
 
     with clock("start"):
         checkpoints = Checkpoints.of(stage.work, phase.number, stage.job.key)
@@ -70,7 +75,8 @@ def train_draft(stage: Stage, phase: Phase) -> None:
             name: tensor.to(frozen.embed_tokens.dtype).to(torch.float32)
             for name, tensor in initial_weights(stage).items()
         }
-        engine = Engine(model({name: saved.state[name] for name in initial} if saved else initial), train)
+        trained = model({name: saved.state[name] for name in initial} if saved else initial)
+        engine = Engine(trained, train)
         progress, best = (saved.progress, saved.best) if saved else (Progress(), None)
     first = engine.rank == 0
     if saved is None:
@@ -86,14 +92,14 @@ def train_draft(stage: Stage, phase: Phase) -> None:
         if progress.step >= end:
             break
         with clock("data"):
-            batch = corpus.batch(documents, draft["ttt"]["steps"], frozen, rank=engine.rank, world=engine.world)
+            batch = batch_of(documents, progress.step)
         if saved is not None:
             with clock("start"):
-                engine.take_up(saved.state, batch.rows, batch.targets, losses)
+                engine.take_up(saved.state, batch, losses)
             saved = None
         with clock("step"):
             rate = learning_rate(progress.step, plan.total, train["optimizer"]["learning_rate"], train["schedule"])
-            loss = engine.step(rate, batch.rows, batch.targets, losses)
+            loss = engine.step(rate, batch, losses)
         if not math.isfinite(loss):
             raise SpeccError(f"the loss is {loss} at step {progress.step}", code=Exit.STAGE,
                              hint="lower `train.optimizer.learning_rate`, or set `train.precision: fp32`")  # fmt: skip
@@ -204,7 +210,7 @@ def _vocabulary(stage: Stage) -> Tensor | None:
     if "vocabulary" not in stage.job.inputs:
         return None
     d2t = load_file(stage.input("vocabulary") / "vocabulary.safetensors")["d2t"].clone()
-    size = stage.params["draft"]["vocabulary"]
+    size = vocabulary_of(stage.params["draft"], stage.params["verifier"]["config"])
     if len(d2t) != size:
         raise SpeccError(f"the vocabulary map has {len(d2t)} tokens and `draft.vocabulary` is {size}", code=Exit.STAGE)
     return d2t

@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from specc.core.algorithms import algorithm
 from specc.core.errors import Exit, SpeccError
 from specc.core.stage import Stage
 from specc.train.determinism import stream
-from specc.train.models import check_shapes, trained
+from specc.train.models import check_shapes, initial, trained
 
-SPREAD: Final = 0.02
-"""Standard deviation of random matrices, Llama's `initializer_range`."""
+FREE: Final = ("draft_vocab_size", "embed_requires_grad", "target_hidden_size")
+"""Fields in which a speculator to start from may differ: what is learnt has nothing of them."""
 
 
 def initial_weights(stage: Stage) -> dict[str, Tensor]:
@@ -24,38 +25,30 @@ def initial_weights(stage: Stage) -> dict[str, Tensor]:
     if draft["init"] is not None:
         return _earlier(stage)
     # A stream for each tensor: the order of the layout, or a tensor more, does not change the others.
+    seed = stage.params["train"]["seed"]
     return {
-        spec.name: torch.ones(spec.shape)
-        if len(spec.shape) == 1
-        else torch.randn(spec.shape, generator=stream(stage.params["train"]["seed"], "draft", spec.name)) * SPREAD
-        for spec in trained(draft, config)
+        spec.name: initial(draft, config, spec, stream(seed, "draft", spec.name)) for spec in trained(draft, config)
     }
 
 
 def _earlier(stage: Stage) -> dict[str, Tensor]:
     """Read an earlier speculator; raises `SpeccError` where its configuration or its shapes are others."""
     draft, config = stage.params["draft"], stage.params["verifier"]["config"]
-    names = sorted(draft["init"]["files"])
+    row, names = algorithm(draft["algorithm"]), sorted(draft["init"]["files"])
     before: dict[str, Any] = json.loads(stage.file("init/config.json").read_text())
-    expected = {
-        "speculators_model_type": draft["algorithm"],
-        "norm_before_residual": draft["norm_before_residual"],
-        "norm_before_fc": draft["norm_before_fc"],
-        "fc_norm": draft["fc_norm"],
-        "norm_output": draft["norm_output"],
-        "eagle_aux_hidden_state_layer_ids": draft["hidden_state_layers"],
-    }
+    expected = {"speculators_model_type": draft["algorithm"], **row.fields(draft)}
     for key, value in expected.items():
-        if before.get(key) != value:
-            raise SpeccError(f"the speculator in `draft.init` has `{key}` {json.dumps(before.get(key))} and the "
+        found = before.get(key, row.absent.get(key))
+        if key not in FREE and found != value:
+            raise SpeccError(f"the speculator in `draft.init` has `{key}` {json.dumps(found)} and the "
                              f"draft {json.dumps(value)}", where="draft.init",
                              hint="make the spec's `draft` section the same, or start from random weights",
                              code=Exit.INPUT)  # fmt: skip
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in names:
         if name.endswith(".safetensors"):
-            found |= load_file(stage.file(f"init/{name}"))
+            tensors |= load_file(stage.file(f"init/{name}"))
     table = trained(draft, config)
-    weights = {spec.name: found[spec.name].to(torch.float32).clone() for spec in table if spec.name in found}
+    weights = {spec.name: tensors[spec.name].to(torch.float32).clone() for spec in table if spec.name in tensors}
     check_shapes(weights, table, "the speculator in `draft.init`")
     return weights

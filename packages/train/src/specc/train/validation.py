@@ -8,61 +8,64 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from specc.train.data import Corpus, Document
-from specc.train.models import Eagle3, WalkCounts, accepted_lengths, greedy_walk
-from specc.train.verifier import Frozen
+from specc.train.data import Corpus
+from specc.train.determinism import stream
+from specc.train.models import DraftModel, Frozen, Reading, WalkCounts, accepted_lengths, greedy_walk
+from specc.train.models.rows import depths
 
 ROWS: Final = 256
 """States whose logits over the whole vocabulary exist at once."""
 
 
 class Validation:
-    """The validation rows, with the verifier's own choices at their targets (computed once, kept as ids)."""
+    """The validation rows, with the verifier's own choices at their tokens (computed once, kept as ids)."""
 
     def __init__(
-        self, corpus: Corpus, batches: Sequence[Sequence[int]], frozen: Frozen, losses: Mapping[str, float]
+        self,
+        corpus: Corpus,
+        batches: Sequence[Sequence[int]],
+        frozen: Frozen,
+        losses: Mapping[str, float],
+        steps: int,
     ) -> None:
-        self.corpus, self.batches, self.frozen, self.losses = corpus, batches, frozen, losses
+        """Take the batches as places in the corpus' validation documents, and the tokens of a draft."""
+        self.corpus, self.batches, self.frozen, self.losses, self.steps = corpus, batches, frozen, losses, steps
         self._choices: dict[int, Tensor] = {}
 
-    def __call__(self, model: Eagle3) -> dict[str, Any]:
+    def __call__(self, model: DraftModel) -> dict[str, Any]:
         """Return an epoch's validation metrics as `metrics.json` holds them; without rows, counts of nothing.
 
         A guess is right if it is the token that the verifier's head ranks first; a choice outside the draft
         vocabulary is therefore always missed. `right_so_far` counts drafts right up to and with that place.
         """
-        steps = model.steps
-        counted, right, so_far = [0] * steps, [0] * steps, [0] * steps
-        sums, covered, walk = [0.0] * steps, 0, WalkCounts.none(steps)
+        counts = torch.zeros(3, self.steps, dtype=torch.int64)  # counted, right, right so far
+        sums, totals = (torch.zeros(len(model.coefficients), dtype=torch.float64) for _ in range(2))
+        covered, walk = 0, WalkCounts.none(self.steps)
         known = torch.zeros(len(self.frozen.embed_tokens), dtype=torch.bool)
         known[model.to_verifier(torch.arange(len(model.head.weight)))] = True
-        for number, places in enumerate(self.batches):
-            documents = [self.corpus.validation[place] for place in places]
-            batch = self.corpus.batch(documents, steps, self.frozen)
-            with torch.inference_mode():
-                losses, picks = model.losses(batch.rows, batch.targets, self.losses, picks=True)
-            choices = self._choices_of(number, batch.targets.normed)
-            hits = (model.to_verifier(picks) == choices) & batch.targets.counted  # [steps, targets]
-            alive = torch.ones_like(hits[0])
-            for step in range(steps):
-                # The target before, one step earlier, is of the same draft.
-                alive = hits[step] & (alive if step == 0 else alive.roll(1))
-                mask = batch.targets.counted[step]
-                counted[step] += int(mask.sum())
-                right[step] += int(hits[step].sum())
-                so_far[step] += int(alive.sum())
-                sums[step] += float(losses[step][mask].double().sum())
-            covered += int((known[choices] & batch.targets.counted[0]).sum())
-            for document in documents:
-                walk += self._walk(model, document)
-        means = [total / count for total, count in zip(sums, counted, strict=True) if count]
-        weighted = [model.decay**step * mean for step, mean in enumerate(means)]
+        with torch.inference_mode():
+            for number, places in enumerate(self.batches):
+                documents = [self.corpus.validation[place] for place in places]
+                batch = self.corpus.batch(documents, model, self.frozen.normed, stream(0, "validation", number))
+                found = model.terms(batch.content, self.losses)
+                sums += found[0].double()
+                totals += found[1].double()
+                for place, document in zip(places, documents, strict=True):
+                    reading, mask = self.corpus.read(document), self.corpus.mask(document)
+                    guesses, choices = model.guesses(reading, self.steps), self._choices_of(place, reading)
+                    counted = starts(mask, self.steps)  # [tokens, steps]
+                    right = (guesses == ahead(choices, self.steps)) & counted
+                    counts += torch.stack([one.sum(0) for one in (counted, right, right.cumprod(1))])
+                    covered += int((known[ahead(choices, self.steps)[:, 0]] & counted[:, 0]).sum())
+                    accepted = accepted_lengths(guesses, reading.ids).tolist()
+                    for first, last in responses(mask):
+                        walk += greedy_walk(accepted, first, last, self.steps)
+        loss = float((sums * model.scales(totals)).sum()) if self.batches else None
+        names = ("counted", "right", "right_so_far")
         return {
-            "validation_loss": sum(weighted) if weighted else None,
-            "positions": [
-                {"counted": a, "right": b, "right_so_far": c} for a, b, c in zip(counted, right, so_far, strict=True)
-            ],
-            "coverage": [covered, counted[0]],
+            "validation_loss": loss,
+            "positions": [dict(zip(names, column, strict=True)) for column in counts.t().tolist()],
+            "coverage": [covered, int(counts[0, 0])],
             "simulated": {
                 "drafts": walk.drafts,
                 "accepted": walk.accepted,
@@ -71,20 +74,33 @@ class Validation:
             },
         }
 
-    def _walk(self, model: Eagle3, document: Document) -> WalkCounts:
-        ids, mask, hidden = self.corpus.read(document)
-        accepted = accepted_lengths(model, ids, hidden[:, :-1], model.steps).tolist()
-        counts = WalkCounts.none(model.steps)
-        for first, last in responses(mask):
-            counts += greedy_walk(accepted, first, last, model.steps)
-        return counts
+    def _choices_of(self, place: int, document: Reading) -> Tensor:
+        """Return the verifier's greedy choice of each token but the first (-1), int64 `[tokens]`.
 
-    def _choices_of(self, number: int, normed: Tensor) -> Tensor:
-        """Return the verifier's greedy tokens, int64 `[targets]`; a soft cap or a scale does not change them."""
-        if number not in self._choices:
+        A soft cap or a scale does not change it.
+        """
+        if place not in self._choices:
             weight = self.frozen.full_head
-            self._choices[number] = torch.cat([(part @ weight.t()).argmax(-1) for part in normed.split(ROWS)])
-        return self._choices[number]
+            parts = self.frozen.normed(document.last[:-1]).split(ROWS)
+            self._choices[place] = torch.cat([torch.tensor([-1]), *((part @ weight.t()).argmax(-1) for part in parts)])
+        return self._choices[place]
+
+
+def ahead(tokens: Tensor, steps: int) -> Tensor:
+    """Return token i + 2 + k for a draft from every place i, int64 `[tokens, steps]`; the last one beyond the end."""
+    count = len(tokens)
+    places = torch.arange(count)[:, None] + 2 + torch.arange(steps)
+    return tokens[places.clamp(max=count - 1)]
+
+
+def starts(mask: Tensor, steps: int) -> Tensor:
+    """Return whether a draft from place i may propose token i + 2 + k, bool `[tokens, steps]`.
+
+    `mask` bool `[tokens]`: what the assistant wrote. All of a draft is of one response, as in `depths`.
+    """
+    count, deep = len(mask), depths(mask)
+    places = torch.arange(count)[:, None] + 2 + torch.arange(steps)
+    return (deep[places.clamp(max=count - 1)] >= torch.arange(steps)) & (places < count)
 
 
 def responses(mask: Tensor) -> list[tuple[int, int]]:

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from specc.core.errors import Exit, SpeccError
+from specc.train.layers import rms_norm
 from specc.train.losses import Head
-from specc.train.models.eagle3 import rms_norm
 
 EMBEDDINGS: Final = "model.embed_tokens.weight"
 NORM: Final = "model.norm.weight"

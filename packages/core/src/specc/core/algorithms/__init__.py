@@ -9,6 +9,7 @@ from specc.core.algorithms.base import (
     attention,
     decoder_config,
     learnt,
+    vocabulary_of,
 )
 from specc.core.algorithms.registry import ALGORITHMS, algorithm
 
@@ -23,4 +24,5 @@ __all__ = [
     "attention",
     "decoder_config",
     "learnt",
+    "vocabulary_of",
 ]

@@ -7,14 +7,16 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 Tree = Mapping[str, Any]
 """A sub-tree of the resolved spec: plain JSON values."""
+EVERYWHERE: Final = ("cpu", "cuda")
+"""Devices on which vLLM runs what has no kernels of its own."""
 
 
 class Section(BaseModel):
@@ -39,8 +41,8 @@ def _docstrings(model: type[Section]) -> dict[str, str]:
     for base in reversed(model.__mro__[: model.__mro__.index(Section)]):
         source = ast.parse(textwrap.dedent(inspect.getsource(base)))
         body = [part for node in source.body if isinstance(node, ast.ClassDef) for part in node.body]
-        for field, below in itertools.pairwise(body):
-            match field, below:
+        for one, below in itertools.pairwise(body):
+            match one, below:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
                     found[name] = inspect.cleandoc(words)
                 case _:
@@ -49,10 +51,15 @@ def _docstrings(model: type[Section]) -> dict[str, str]:
 
 
 class DraftSection(Section):
-    """What the draft of every algorithm has."""
+    """What the draft of every algorithm has: `algorithm`, and knobs of its own."""
 
-    layers: int
-    vocabulary: int | Literal["full"] | None
+
+class Init(Section):
+    """Weights to start from, in place of random ones."""
+
+    from_: Annotated[str, Field(alias="from", min_length=1)]
+    """Folder of an earlier speculator of the same algorithm, in the speculators format and with the same shapes;
+    relative to the spec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +107,14 @@ class Algorithm:
     `section` is its part of the language. `derive(draft, verifier)` returns values for dotted paths that the
     spec leaves out (`draft.hidden_state_layers`), given the draft section as plain values and the verifier's
     configuration. `layout(draft, verifier)` lists every tensor of its checkpoint, given resolved values.
-    `hidden_states(draft)` is the number of the verifier's hidden states that are kept for each token.
+    `layers(draft)` are the ids of the verifier's layers whose input states it reads, beside the last layer's output.
     `training(draft, verifier, length)` is what a row costs among rows of `length` tokens in the mean.
-    `max_speculative_tokens(draft)` is the longest draft that it can be asked for.
+    `max_speculative_tokens(draft)` is the longest draft that it can be asked for. `serving` is what vLLM is told of a
+    speculator beside its folder and its number of tokens, and `vllm` the devices on which vLLM runs it: on others it is
+    evaluated by the reference decoder. `drafted(draft)` is the number of tokens of a draft in training and the field
+    that decides it, and `loss` the losses and weights of a spec that names none. `fields(draft)` are its own top-level
+    fields of a speculator's `config.json`, all of them always written, `absent` what readers take a missing one for,
+    and `decoder(draft, verifier)` its `transformer_layer_config`.
     """
 
     name: str
@@ -110,9 +122,59 @@ class Algorithm:
     section: type[DraftSection]
     derive: Callable[[Tree, Tree], Mapping[str, Derived]]
     layout: Callable[[Tree, Tree], list[TensorSpec]]
-    hidden_states: Callable[[Tree], int]
+    layers: Callable[[Tree], list[int]]
     training: Callable[[Tree, Tree, float], TrainingCost]
     max_speculative_tokens: Callable[[Tree], int]
+    serving: Mapping[str, Any]
+    vllm: tuple[str, ...]
+    drafted: Callable[[Tree], tuple[int, str]]
+    loss: Mapping[str, float]
+    fields: Callable[[Tree], dict[str, Any]]
+    decoder: Callable[[Tree, Tree], dict[str, Any]]
+    absent: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def vocabulary_of(draft: Tree, verifier: Tree) -> int:
+    """Return the number of tokens that a resolved draft can propose; all, where the algorithm has no such knob."""
+    return draft.get("vocabulary", verifier["vocab_size"])
+
+
+def layers_read(draft: Tree) -> list[int]:
+    """Return `draft.hidden_state_layers` of a resolved draft."""
+    return list(draft["hidden_state_layers"])
+
+
+def decoder_layer(
+    name: str, verifier: Tree, inner: int, *, width: int | None = None, head_norms: bool = False
+) -> list[TensorSpec]:
+    """Return the tensors of a decoder layer whose attention reads `width` (default: the hidden size) values.
+
+    `inner` is the width of its feed-forward part; `head_norms` is Qwen3's RMS norm of each query and key.
+    """
+    hidden, size = verifier["hidden_size"], verifier["head_dim"]
+    query, value = verifier["num_attention_heads"] * size, verifier["num_key_value_heads"] * size
+    reads: int = width or hidden
+    norms = [TensorSpec(f"{name}.self_attn.{one}_norm.weight", (size,)) for one in ("q", "k")]
+    return [
+        TensorSpec(f"{name}.input_layernorm.weight", (hidden,)),
+        TensorSpec(f"{name}.post_attention_layernorm.weight", (hidden,)),
+        TensorSpec(f"{name}.self_attn.q_proj.weight", (query, reads)),
+        TensorSpec(f"{name}.self_attn.k_proj.weight", (value, reads)),
+        TensorSpec(f"{name}.self_attn.v_proj.weight", (value, reads)),
+        TensorSpec(f"{name}.self_attn.o_proj.weight", (hidden, query)),
+        TensorSpec(f"{name}.mlp.gate_proj.weight", (inner, hidden)),
+        TensorSpec(f"{name}.mlp.up_proj.weight", (inner, hidden)),
+        TensorSpec(f"{name}.mlp.down_proj.weight", (hidden, inner)),
+        *(norms if head_norms else []),
+    ]
+
+
+def vocabulary_map(draft: Tree, verifier: Tree) -> list[TensorSpec]:
+    """Return the tensors of the vocabulary map; none for the full vocabulary."""
+    small, vocab = vocabulary_of(draft, verifier), verifier["vocab_size"]
+    if small >= vocab:
+        return []
+    return [TensorSpec("d2t", (small,), "I64", "vocabulary"), TensorSpec("t2d", (vocab,), "BOOL", "vocabulary")]
 
 
 def learnt(tensors: Iterable[TensorSpec]) -> dict[str, tuple[int, ...]]:
@@ -129,15 +191,23 @@ def attention(verifier: Tree, length: float, layers: int) -> float:
 
 
 def decoder_config(draft: Tree, verifier: Tree) -> dict[str, Any]:
-    """Return the draft decoder as a Hugging Face Llama configuration, made from the verifier's own.
+    """Return the draft decoder as a Hugging Face Llama or Qwen3 configuration, made from the verifier's own.
 
     `verifier` is `verifier.config` of the resolved spec. Heads, head size, rotary embedding, norm epsilon and
     vocabulary are the verifier's, so that the draft may share its embeddings and read its hidden states.
     """
-    window = draft["sliding_window"]
+    window, decoder = draft["sliding_window"], draft["decoder"]
     kind = "full_attention" if window is None else "sliding_attention"
+    own: dict[str, Any] = {
+        "llama": {"architectures": ["LlamaForCausalLM"], "mlp_bias": False, "pretraining_tp": 1},
+        "qwen3": {
+            "architectures": ["Qwen3ForCausalLM"],
+            "max_window_layers": 0,
+            "use_sliding_window": window is not None,
+        },
+    }[decoder]
     return {
-        "architectures": ["LlamaForCausalLM"],
+        **own,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "bos_token_id": verifier["bos_token_id"],
@@ -149,12 +219,10 @@ def decoder_config(draft: Tree, verifier: Tree) -> dict[str, Any]:
         "intermediate_size": draft["intermediate_size"],
         "layer_types": [kind] * draft["layers"],
         "max_position_embeddings": verifier["max_position_embeddings"],
-        "mlp_bias": False,
-        "model_type": "llama",
+        "model_type": decoder,
         "num_attention_heads": verifier["num_attention_heads"],
         "num_hidden_layers": draft["layers"],
         "num_key_value_heads": verifier["num_key_value_heads"],
-        "pretraining_tp": 1,
         "rms_norm_eps": verifier["rms_norm_eps"],
         "rope_parameters": dict(verifier["rope_parameters"]),
         "sliding_window": window,

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from specc.core.algorithms.base import (
+    EVERYWHERE,
     Algorithm,
     Derived,
     DraftSection,
+    Init,
     Section,
     TensorSpec,
     TrainingCost,
     Tree,
     attention,
+    decoder_config,
+    decoder_layer,
+    layers_read,
     learnt,
+    vocabulary_map,
 )
 
 DEFAULT_VOCABULARY = 32000
@@ -35,32 +41,27 @@ class TestTimeTraining(Section):
     """Weight of step k in the loss is decay^k, with k from 0."""
 
 
-class Init(Section):
-    """Weights to start from, in place of random ones."""
-
-    from_: Annotated[str, Field(alias="from", min_length=1)]
-    """Folder of an earlier EAGLE-3 speculator in the speculators format with the same shapes; relative to the spec."""
-
-
 class Eagle3Draft(DraftSection):
-    """EAGLE-3: a small decoder that reads three of the verifier's hidden states and the next token."""
+    """EAGLE-3: a small decoder that reads some of the verifier's hidden states and the next token."""
 
     algorithm: Literal["eagle3"]
     """Algorithm of the draft model; it decides which other keys this section has."""
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     """Number of decoder layers of the draft."""
+    decoder: Literal["llama", "qwen3"] = "llama"
+    """Style of the decoder layers: `qwen3` has an RMS norm of each query and key besides."""
     vocabulary: Annotated[int, Field(ge=2)] | Literal["full"] | None = None
     """Number of tokens the draft can propose: the most frequent of the training data. `full` keeps the verifier's
     vocabulary. Default: 32000, or `full` if the verifier has no more."""
-    hidden_state_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)] | None = None
-    """The three verifier layers whose input hidden states the draft reads; id k is the input of layer k.
+    hidden_state_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=16)] | None = None
+    """The verifier layers whose input hidden states the draft reads; id k is the input of layer k.
     Default: 2, the middle, and the third from the end."""
     norm_before_residual: bool = True
     """Whether the residual of the first layer is taken after the hidden state's norm."""
     norm_before_fc: bool = True
     """Whether one RMS norm over the concatenated hidden states stands before their fusion."""
     fc_norm: bool = False
-    """Whether each of the three hidden states has an RMS norm of its own before fusion; excludes `norm_before_fc`."""
+    """Whether each of the hidden states has an RMS norm of its own before fusion; excludes `norm_before_fc`."""
     norm_output: bool = True
     """Whether the next draft step reads the state after the final norm (EAGLE 3.1) in place of the one before."""
     sliding_window: Annotated[int, Field(ge=1)] | None = None
@@ -88,50 +89,34 @@ def derive(draft: Tree, verifier: Tree) -> dict[str, Derived]:
     }
 
 
-def layout(draft: Tree, verifier: Tree) -> list[TensorSpec]:
-    """Return every tensor of an EAGLE-3 checkpoint for resolved `draft` and `verifier.config`."""
-    hidden, vocab, inner = verifier["hidden_size"], verifier["vocab_size"], draft["intermediate_size"]
-    query = verifier["num_attention_heads"] * verifier["head_dim"]
-    value = verifier["num_key_value_heads"] * verifier["head_dim"]
+def fused(draft: Tree, verifier: Tree) -> list[TensorSpec]:
+    """Return every tensor of a decoder over fused states, for resolved `draft` and `verifier.config`, unsorted."""
+    hidden, vocab = verifier["hidden_size"], verifier["vocab_size"]
     aux = len(draft["hidden_state_layers"])
-    small = draft["vocabulary"]
-
     tensors = [
         TensorSpec("embed_tokens.weight", (vocab, hidden), origin="verifier"),
         TensorSpec("fc.weight", (hidden, aux * hidden)),
+        TensorSpec("layers.0.hidden_norm.weight", (hidden,)),
         TensorSpec("norm.weight", (hidden,)),
-        TensorSpec("lm_head.weight", (small, hidden), origin="verifier"),
+        TensorSpec("lm_head.weight", (draft["vocabulary"], hidden), origin="verifier"),
+        *vocabulary_map(draft, verifier),
     ]
     if draft["norm_before_fc"]:
         tensors.append(TensorSpec("input_norm.weight", (aux * hidden,)))
-    if draft["fc_norm"]:
-        tensors += [TensorSpec(f"fc_norm.{index}.weight", (hidden,)) for index in range(aux)]
     for index in range(draft["layers"]):
-        name, width = f"layers.{index}", 2 * hidden if index == 0 else hidden
-        if index == 0:
-            tensors.append(TensorSpec(f"{name}.hidden_norm.weight", (hidden,)))
-        tensors += [
-            TensorSpec(f"{name}.input_layernorm.weight", (hidden,)),
-            TensorSpec(f"{name}.post_attention_layernorm.weight", (hidden,)),
-            TensorSpec(f"{name}.self_attn.q_proj.weight", (query, width)),
-            TensorSpec(f"{name}.self_attn.k_proj.weight", (value, width)),
-            TensorSpec(f"{name}.self_attn.v_proj.weight", (value, width)),
-            TensorSpec(f"{name}.self_attn.o_proj.weight", (hidden, query)),
-            TensorSpec(f"{name}.mlp.gate_proj.weight", (inner, hidden)),
-            TensorSpec(f"{name}.mlp.up_proj.weight", (inner, hidden)),
-            TensorSpec(f"{name}.mlp.down_proj.weight", (hidden, inner)),
-        ]
-    if small < vocab:
-        tensors += [
-            TensorSpec("d2t", (small,), "I64", "vocabulary"),
-            TensorSpec("t2d", (vocab,), "BOOL", "vocabulary"),
-        ]
+        width, norms = 2 * hidden if index == 0 else hidden, draft["decoder"] == "qwen3"
+        tensors += decoder_layer(f"layers.{index}", verifier, draft["intermediate_size"], width=width, head_norms=norms)
+    return tensors
+
+
+def layout(draft: Tree, verifier: Tree) -> list[TensorSpec]:
+    """Return every tensor of an EAGLE-3 checkpoint for resolved `draft` and `verifier.config`."""
+    norms = range(len(draft["hidden_state_layers"]) if draft["fc_norm"] else 0)
+    tensors = [
+        *fused(draft, verifier),
+        *(TensorSpec(f"fc_norm.{index}.weight", (verifier["hidden_size"],)) for index in norms),
+    ]
     return sorted(tensors, key=lambda tensor: tensor.name)
-
-
-def hidden_states(draft: Tree) -> int:
-    """Return 1 more than the draft reads: the verifier's last state gives the targets."""
-    return len(draft["hidden_state_layers"]) + 1
 
 
 def training(draft: Tree, verifier: Tree, length: float) -> TrainingCost:
@@ -160,6 +145,34 @@ def training(draft: Tree, verifier: Tree, length: float) -> TrainingCost:
     )
 
 
+def fused_fields(draft: Tree) -> dict[str, Any]:
+    """Return the top-level fields of a speculator that is a decoder over fused states."""
+    return {
+        "draft_vocab_size": draft["vocabulary"],
+        "eagle_aux_hidden_state_layer_ids": list(draft["hidden_state_layers"]),
+        "embed_requires_grad": False,
+        "norm_before_fc": draft["norm_before_fc"],
+        "norm_before_residual": draft["norm_before_residual"],
+        "target_hidden_size": None,
+    }
+
+
+def fields(draft: Tree) -> dict[str, Any]:
+    """Return EAGLE-3's top-level fields."""
+    return {**fused_fields(draft), "fc_norm": draft["fc_norm"], "norm_output": draft["norm_output"]}
+
+
+def decoder(draft: Tree, verifier: Tree) -> dict[str, Any]:
+    """Return the decoder's configuration; vLLM reads the number of states that are fused only where it is told."""
+    count = len(draft["hidden_state_layers"])
+    return {**decoder_config(draft, verifier), **({} if count == 3 else {"num_aux_hidden_states": count})}
+
+
+def drafted(draft: Tree) -> tuple[int, str]:
+    """Return the steps that are unrolled in training."""
+    return draft["ttt"]["steps"], "draft.ttt.steps"
+
+
 def max_speculative_tokens(draft: Tree) -> int:
     """Return 4 times the trained steps: an autoregressive draft can be asked for more than it was trained for."""
     return 4 * draft["ttt"]["steps"]
@@ -171,7 +184,14 @@ EAGLE3 = Algorithm(
     section=Eagle3Draft,
     derive=derive,
     layout=layout,
-    hidden_states=hidden_states,
+    layers=layers_read,
     training=training,
     max_speculative_tokens=max_speculative_tokens,
+    serving={"method": "eagle3"},
+    vllm=EVERYWHERE,
+    drafted=drafted,
+    loss={"kl": 1.0},
+    fields=fields,
+    decoder=decoder,
+    absent={"norm_before_residual": True, "norm_before_fc": False, "fc_norm": False, "norm_output": False},
 )

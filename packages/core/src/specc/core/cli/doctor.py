@@ -110,8 +110,8 @@ def _states(values: Mapping[str, Any], files: Mapping[str, Path]) -> int:
         with files[source["file"]].open("rb") as file:
             lines = sum(1 for line in file if line.strip())
         rows += min(lines, source.get("rows") or lines)
-    layers = algorithm(values["draft"]["algorithm"]).hidden_states(values["draft"])
-    width = layers * config["hidden_size"] * BYTES[values["verifier"]["dtype"]]
+    layers = algorithm(values["draft"]["algorithm"]).layers(values["draft"])
+    width = (len(layers) + 1) * config["hidden_size"] * BYTES[values["verifier"]["dtype"]]
     return rows * data["sequence_length"] * width
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import click
 
+from specc.core.algorithms import algorithm
 from specc.core.cli.options import ONLY, as_json, print_json
 from specc.core.cli.target import is_spec, named
 from specc.core.contracts import Manifest
@@ -100,7 +101,7 @@ def vllm_command(served: Served, *, device: str, port: int) -> list[str]:
     """
     params = served.checkpoint.params
     speculative: dict[str, Any] = {
-        "method": params["draft"]["algorithm"],
+        **algorithm(params["draft"]["algorithm"]).serving,
         "model": str(served.speculator),
         "num_speculative_tokens": params["export"]["speculative_tokens"],
     }

@@ -152,8 +152,18 @@ class Loss(Section):
 
     kl: Annotated[float, Field(gt=0)] | None = None
     """Weight of KL(verifier || draft) over the draft's vocabulary."""
+    rkl: Annotated[float, Field(gt=0)] | None = None
+    """Weight of KL(draft || verifier)."""
+    jsd: Annotated[float, Field(gt=0)] | None = None
+    """Weight of the Jensen-Shannon divergence: the mean of KL(verifier || m) and KL(draft || m), m their mean."""
     ce: Annotated[float, Field(gt=0)] | None = None
     """Weight of the cross entropy with the verifier's most probable token."""
+    tv: Annotated[float, Field(gt=0)] | None = None
+    """Weight of the total variation distance: the chance that a sampled draft token is rejected."""
+    nla: Annotated[float, Field(gt=0)] | None = None
+    """Weight of -log of the chance that a sampled draft token is accepted; below 1e-5 the chance counts as 1e-5."""
+    lk: Annotated[float, Field(gt=0)] | None = None
+    """Weight of `kl` and `tv` mixed, `kl` with the share exp(-3 a), where a is the chance of acceptance as in `nla`."""
 
 
 def _loss(value: Any) -> Any:
@@ -183,11 +193,13 @@ class Train(Section):
     schedule: Schedule = Schedule()
     """How the learning rate moves."""
     loss: Annotated[
-        Loss,
-        BeforeValidator(_loss, json_schema_input_type=Literal["kl", "ce"] | Loss),
-        Field(json_schema_extra={"default": "kl"}),
-    ] = Loss(kl=1.0)
-    """Name of the loss, or several with their weights: `{kl: 0.9, ce: 0.1}`."""
+        Loss | None,
+        BeforeValidator(
+            _loss, json_schema_input_type=Literal["kl", "rkl", "jsd", "ce", "tv", "nla", "lk"] | Loss | None
+        ),
+    ] = None
+    """Name of the loss, or several with their weights: `{kl: 0.9, ce: 0.1}`. Default: the one that the algorithm was
+    published with."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Numeric type of the forward and backward pass; weights and moments are kept in fp32 either way."""
     gradient_clipping: Annotated[float, Field(gt=0)] | None = 1.0
@@ -338,7 +350,7 @@ class Spec(Section):
         """
         tree = self.model_dump(by_alias=True)
         train = tree["train"]
-        train["loss"] = _given(train["loss"])
+        train["loss"] = train["loss"] and _given(train["loss"])
         if deepspeed := _given(train.pop("deepspeed") or {}):
             train["deepspeed"] = deepspeed
         return tree

@@ -59,8 +59,6 @@ RESERVED: Final[Mapping[str, str]] = {
     "runtime.datagen.workers": "use `workers: 1`",
     **{f"draft.algorithm={name}": "use `algorithm: eagle3`"
        for name in ("peagle", "dflash", "dflash2", "dspark", "xpress", "mtp")},
-    **{f"train.loss={name}": "use `kl` or `ce`" for name in ("rkl", "jsd", "tv", "nla", "lk")},
-    **{f"train.loss.{name}": "use `kl` and `ce`" for name in ("rkl", "jsd", "tv", "nla", "lk")},
 }  # fmt: skip
 
 DECIDED: Final[Mapping[str, str]] = {

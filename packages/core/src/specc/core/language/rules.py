@@ -115,7 +115,7 @@ class Rules:
             yield self._error("E0216", f"the warm-up of {warmup} steps is as long as the training of {train['steps']}",
                               "train.schedule.warmup",
                               hint="a warm-up below 1 is a share of all steps: `warmup: 0.01`")  # fmt: skip
-        if not train["loss"]:
+        if train["loss"] == {}:
             yield self._error("E0218", "no loss in `train.loss` has a weight", "train.loss.kl", "train.loss",
                               hint="write `loss: kl`")  # fmt: skip
 
@@ -139,10 +139,10 @@ class Rules:
             yield self._error("E0219", "the ids in `draft.hidden_state_layers` must rise", "draft.hidden_state_layers",
                               hint=f"write `{sorted(set(layers))}`" if len(set(layers)) == len(layers)
                               else "name each layer once")  # fmt: skip
-        length, steps = self.data["sequence_length"], draft.get("ttt", {"steps": 1})["steps"]
+        length, (steps, path) = self.data["sequence_length"], self.algorithm.drafted(draft)
         if length is not None and length < steps + 2:
-            yield self._error("E0227", f"a sequence of {length} tokens is too short for the {steps} steps of"
-                              " `draft.ttt`", "draft.ttt.steps", "data.sequence_length",
+            yield self._error("E0227", f"a sequence of {length} tokens is too short for a draft of {steps}, which"
+                              f" `{path}` asks for", path, "data.sequence_length",
                               hint=f"set `data.sequence_length` to {steps + 2} or more")  # fmt: skip
 
     def _responses(self) -> Iterator[SpeccError]:
@@ -247,8 +247,9 @@ class Rules:
                                   f" `hidden_state_layers`, {layers}", "draft.hidden_state_layers",
                                   hint=f"add `hidden_state_layers` with {len(layers)} different ids from 0 to {count}"
                                   " to `draft`")  # fmt: skip
-        if isinstance(draft["vocabulary"], int) and draft["vocabulary"] > size:
-            yield self._error("E0302", f"`draft.vocabulary` is {draft['vocabulary']}, and the verifier has {size}"
+        vocabulary = draft.get("vocabulary")
+        if isinstance(vocabulary, int) and vocabulary > size:
+            yield self._error("E0302", f"`draft.vocabulary` is {vocabulary}, and the verifier has {size}"
                               " tokens", "draft.vocabulary", hint="`vocabulary: full` keeps them all")  # fmt: skip
 
     def _lengths(self, config: Values) -> Iterator[SpeccError]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from specc.core.algorithms import algorithm, attention, learnt
+from specc.core.algorithms import algorithm, attention, learnt, vocabulary_of
 from specc.core.files import DTYPE_BITS
 from specc.core.plan.corpus import Corpus, mean_answer
 from specc.core.plan.stages import Values
@@ -98,7 +98,7 @@ def _evaluation(values: Values, corpus: Corpus) -> float:
     answer, length = _evaluated(values), corpus.prompt + _evaluated(values)
     read, write = _forward(config, length), _forward(config, length) + 2 * head_size(config)
     draft = sum(math.prod(shape) for shape in learnt_shapes(values).values())
-    guess = 2 * (draft + values["draft"]["vocabulary"] * config["hidden_size"])
+    guess = 2 * (draft + vocabulary_of(values["draft"], config) * config["hidden_size"])
     plain = corpus.prompt * read + answer * write
     speculative = corpus.prompt * read + answer / ACCEPTED * ((drafted + 1) * write + drafted * guess)
     untrained = corpus.prompt * read + answer * ((drafted + 1) * write + drafted * guess)
@@ -150,8 +150,11 @@ def sizes(values: Values, files: Mapping[str, Path], corpus: Corpus) -> dict[str
         "conversations": rows,
         "responses": rows + 5 * corpus.answered + 40 * corpus.rows,
         "tokens": 5 * corpus.tokens + 19 * corpus.rows,  # an id and its mask; a row's place
-        "vocabulary": 8 * draft["vocabulary"] + config["vocab_size"],
-        "hidden_states": corpus.tokens * row.hidden_states(draft) * config["hidden_size"] * WIDTH[verifier["dtype"]],
+        "vocabulary": 8 * vocabulary_of(draft, config) + config["vocab_size"],
+        "hidden_states": corpus.tokens
+        * (len(row.layers(draft)) + 1)
+        * config["hidden_size"]
+        * WIDTH[verifier["dtype"]],
         "draft": 2 * 4 * weights,  # in fp32, the best epoch's and the first
         "checkpoint": sum(math.prod(tensor.shape) * bits[tensor.dtype] / 8 for tensor in row.layout(draft, config)),
         "evaluation": 2000,

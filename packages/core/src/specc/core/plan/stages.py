@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from specc.core.algorithms import algorithm, vocabulary_of
 from specc.core.files import flatten
 
 Values = Mapping[str, Any]
@@ -141,7 +142,8 @@ def _tokens(values: Values) -> StageRow:
 
 
 def _vocabulary(values: Values) -> StageRow | None:
-    if values["draft"]["vocabulary"] == values["verifier"]["config"]["vocab_size"]:
+    config = values["verifier"]["config"]
+    if vocabulary_of(values["draft"], config) == config["vocab_size"]:
         return None
     return StageRow(
         name="vocabulary",
@@ -155,10 +157,16 @@ def _hidden_states(values: Values) -> StageRow:
     return StageRow(
         name="hidden_states",
         version=2,
-        params=pick(values, "draft.hidden_state_layers", "verifier.dtype", "verifier.config", "data.sequence_length"),
+        params={**pick(values, "verifier.dtype", "verifier.config", "data.sequence_length"),
+                "draft": {"hidden_state_layers": layers_of(values["draft"])}},
         inputs={"tokens": "tokens", "verifier": "verifier"},
         facets=_VLLM,
-    )
+    )  # fmt: skip
+
+
+def layers_of(draft: Values) -> list[int]:
+    """Return the verifier's layers that a resolved draft reads, the last one's output not among them."""
+    return algorithm(draft["algorithm"]).layers(draft)
 
 
 def _vocabulary_input(values: Values) -> dict[str, str]:

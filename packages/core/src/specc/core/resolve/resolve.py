@@ -156,9 +156,10 @@ def written_values(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _derived(tree: Mapping[str, Any]) -> dict[str, Derived]:
     config = tree["verifier"]["config"]
-    length = min(LONGEST_SEQUENCE, config["max_position_embeddings"])
+    length, row = min(LONGEST_SEQUENCE, config["max_position_embeddings"]), algorithm(tree["draft"]["algorithm"])
     return {
-        **algorithm(tree["draft"]["algorithm"]).derive(tree["draft"], config),
+        **row.derive(tree["draft"], config),
+        WHOLE: Derived(dict(row.loss), f"default of {row.title} (language v{LANGUAGE})"),
         LENGTH: Derived(length, "derived from verifier.config.max_position_embeddings"),
     }
 

@@ -14,15 +14,12 @@ class Format:
     """An algorithm's part of a speculator's `config.json`.
 
     `architecture` and `config_class` are the names that the format gives to its model and configuration.
-    `fields(draft)` returns its top-level fields for a resolved draft section; `draft(config)` is the way back:
-    the draft section that decides the layout, from a whole configuration. `rows(draft)` is what a model card
-    says of such a draft, as label and value. `method` is vLLM's name of the algorithm.
+    `draft(config)` is the draft section that decides the layout, from a whole configuration. `rows(draft)` is what a
+    model card says of such a draft, as label and value.
     """
 
     algorithm: str
     architecture: str
     config_class: str
-    method: str
-    fields: Callable[[Tree], dict[str, Any]]
     draft: Callable[[Tree], dict[str, Any]]
     rows: Callable[[Tree], list[tuple[str, str]]]

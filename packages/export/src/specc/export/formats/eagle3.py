@@ -8,18 +8,6 @@ from specc.core.algorithms.base import Tree
 from specc.export.formats.base import Format
 
 FLAGS: Final = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
-"""Always written: readers differ in what they take an absent one for."""
-
-
-def fields(draft: Tree) -> dict[str, Any]:
-    """Return EAGLE-3's top-level fields."""
-    return {
-        "draft_vocab_size": draft["vocabulary"],
-        "eagle_aux_hidden_state_layer_ids": list(draft["hidden_state_layers"]),
-        "embed_requires_grad": False,
-        "target_hidden_size": None,
-        **{flag: draft[flag] for flag in FLAGS},
-    }
 
 
 def draft(config: Tree) -> dict[str, Any]:
@@ -28,6 +16,7 @@ def draft(config: Tree) -> dict[str, Any]:
     return {
         "algorithm": "eagle3",
         "layers": decoder["num_hidden_layers"],
+        "decoder": decoder["model_type"],
         "vocabulary": config["draft_vocab_size"],
         "hidden_state_layers": list(config["eagle_aux_hidden_state_layer_ids"]),
         "intermediate_size": decoder["intermediate_size"],
@@ -52,8 +41,6 @@ EAGLE3 = Format(
     algorithm="eagle3",
     architecture="Eagle3DraftModel",
     config_class="Eagle3SpeculatorConfig",
-    method="eagle3",
-    fields=fields,
     draft=draft,
     rows=rows,
 )

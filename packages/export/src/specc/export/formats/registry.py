@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from specc.core.algorithms import ALGORITHMS
 from specc.core.errors import SpeccError
 from specc.export.formats.base import Format
 from specc.export.formats.eagle3 import EAGLE3
 
 FORMATS: Final[Mapping[str, Format]] = {row.algorithm: row for row in (EAGLE3,)}
+
+if FORMATS.keys() != ALGORITHMS.keys():
+    raise ImportError(f"half-registered algorithms: {sorted(FORMATS.keys() ^ ALGORITHMS.keys())}")
 
 
 def speculator_format(name: str, where: str | None = None) -> Format:

@@ -7,7 +7,7 @@ x_{i+2+k}; it stands at position i + k.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from specc.core.algorithms import decoder_config
-from specc.core.errors import Exit, SpeccError
-from specc.train.losses import DraftLoss, Head, wide
+from specc.train.layers import MLP, FrozenInput, RMSNorm, Rotary, rotate, unit_rms
+from specc.train.losses import draft_losses
 from specc.train.models.attention import Block, StepAttention, blocks
-from specc.train.models.rows import Rows, Targets
-
-PROPOSED = 512
-"""Rows whose logits exist at once when tokens are proposed."""
+from specc.train.models.base import DraftModel, Reading
+from specc.train.models.rows import Rows, Targets, depths, pack, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,58 +53,6 @@ class Step:
     where_last: list[Block]
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight (Zhang and Sennrich 2019, arXiv:1910.07467), the mean taken in fp32."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normed `x` `[..., size]` in its dtype."""
-        return rms_norm(x, self.weight, self.eps)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return x / rms(x) * weight in the dtype of `x`; the inner values are fp32 or wider."""
-    return unit_rms(x, eps) * weight
-
-
-def unit_rms(x: Tensor, eps: float) -> Tensor:
-    """Return x / rms(x) in the dtype of `x`; the inner values are fp32 or wider."""
-    values = x.to(wide(x))
-    return (values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-
-
-class FrozenInput(torch.autograd.Function):
-    """(x * scale) W^T for an `x` that nothing is learnt from.
-
-    The gradient of `scale` by way of that of `x * scale` is a product as large as the layer's own. With G = dy^T x,
-    which the gradient of W asks for anyway, dW = G * scale and dscale = sum over outputs of W * G.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
-        """Return `[rows, outputs]` for `x` `[rows, inputs]`, `scale` `[inputs]` and `weight` `[outputs, inputs]`."""
-        ctx.save_for_backward(x, scale, weight)
-        return F.linear(x * scale, weight)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of `scale` and `weight`."""
-        x, scale, weight = ctx.saved_tensors
-        product = grads[0].t() @ x  # [outputs, inputs]
-        return None, (weight * product).sum(0, dtype=wide(x)).to(scale.dtype), product * scale
-
-
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply rotary embeddings (Su et al. 2021, arXiv:2104.09864) to `x` `[rows, heads, size]`, in halves."""
-    cos, sin = angles
-    left, right = x.chunk(2, -1)
-    return x * cos + torch.cat((-right, left), -1) * sin
-
-
 class Attention(nn.Module):
     """Grouped-query attention whose input is `width` wide."""
 
@@ -119,17 +65,21 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, groups, bias=False)
         self.v_proj = nn.Linear(width, groups, bias=False)
         self.o_proj = nn.Linear(heads, config["hidden_size"], bias=False)
+        norms = config["model_type"] == "qwen3"
+        self.q_norm, self.k_norm = (RMSNorm(self.size, config["rms_norm_eps"]) if norms else None for _ in "qk")
 
     def forward(
         self, x: Tensor, step: Step, queries: Tensor | None, where: list[Block], memory: Memory | None
     ) -> tuple[Tensor, Memory]:
         """Return `[queries, hidden]` and what the next step attends to; `x` `[inputs, width]`."""
-        key = rotate(self.k_proj(x).unflatten(-1, (-1, self.size)), step.angles)  # [inputs, kv heads, size]
+        key = self.k_proj(x).unflatten(-1, (-1, self.size))  # [inputs, kv heads, size]
+        key = rotate(key if self.k_norm is None else self.k_norm(key), step.angles)
         value = self.v_proj(x).unflatten(-1, (-1, self.size))
         cos, sin = step.angles
         if queries is not None:
             x, cos, sin = x.index_select(0, queries), cos.index_select(0, queries), sin.index_select(0, queries)
-        query = rotate(self.q_proj(x).unflatten(-1, (-1, self.size)), (cos, sin))
+        query = self.q_proj(x).unflatten(-1, (-1, self.size))
+        query = rotate(query if self.q_norm is None else self.q_norm(query), (cos, sin))
         if memory is None:
             none = key.new_zeros(len(query), 0, *key.shape[1:])
             now = Memory(key, value, none, none)
@@ -141,20 +91,6 @@ class Attention(nn.Module):
             now = Memory(memory.keys, memory.values, own_keys, own_values)
         out: Tensor = StepAttention.apply(query, now.keys, now.values, now.own_keys, now.own_values, where)  # pyright: ignore[reportAssignmentType] - apply is untyped
         return self.o_proj(out.flatten(1)), now
-
-
-class MLP(nn.Module):
-    """SwiGLU."""
-
-    def __init__(self, hidden: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(hidden, inner, bias=False)
-        self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = nn.Linear(inner, hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `[rows, hidden]`."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
@@ -189,41 +125,20 @@ class Layer(nn.Module):
         return residual + self.mlp(self.post_attention_layernorm(residual)), now
 
 
-class Eagle3(nn.Module):
-    """The draft model. Parameters carry the names of its checkpoint; what is frozen is no parameter.
+class Fusion(DraftModel):
+    """A decoder over fused hidden states: what EAGLE-3 and P-EAGLE share."""
 
-    `embed_tokens` `[vocabulary, hidden]` and `head` are the verifier's own, in the dtype of the computation;
-    `d2t` int64 `[draft vocabulary]` is the vocabulary map, None for the full vocabulary.
-    """
-
-    embed_tokens: Tensor
-
-    def __init__(
-        self,
-        draft: Mapping[str, Any],
-        verifier: Mapping[str, Any],
-        *,
-        embed_tokens: Tensor,
-        head: Head,
-        d2t: Tensor | None,
-    ) -> None:
+    def __init__(self, draft: Mapping[str, Any], verifier: Mapping[str, Any]) -> None:
         super().__init__()
         config = decoder_config(draft, verifier)
         hidden, eps, aux = config["hidden_size"], config["rms_norm_eps"], len(draft["hidden_state_layers"])
-        self.steps: int = draft["ttt"]["steps"]
-        self.decay: float = draft["ttt"]["decay"]
-        self.norm_output: bool = draft["norm_output"]
         self.window: int | None = draft["sliding_window"]
         self.input_norm = RMSNorm(aux * hidden, eps) if draft["norm_before_fc"] else None
-        self.fc_norm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(aux)) if draft["fc_norm"] else None
+        self.fc_norm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(aux)) if draft.get("fc_norm") else None
         self.fc = nn.Linear(aux * hidden, hidden, bias=False)
         self.layers = nn.ModuleList(Layer(config, draft, index) for index in range(draft["layers"]))
         self.norm = RMSNorm(hidden, eps)
-        # Plain attributes, so that neither DeepSpeed nor `.to` copies, casts or partitions them.
-        self.embed_tokens = embed_tokens
-        self.head = head
-        self.d2t = d2t
-        self.frequencies, self.rotary_scale = rotary_frequencies(config)
+        self.rotary = Rotary(config)
 
     def fuse(self, aux: Tensor) -> Tensor:
         """Return `[rows, hidden]` for auxiliary states `[rows, aux * hidden]`."""
@@ -233,6 +148,37 @@ class Eagle3(nn.Module):
             parts = aux.chunk(len(self.fc_norm), -1)
             aux = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], -1)
         return self.fc(aux)
+
+
+class Eagle3(Fusion):
+    """The draft model."""
+
+    def __init__(self, draft: Mapping[str, Any], verifier: Mapping[str, Any]) -> None:
+        super().__init__(draft, verifier)
+        self.steps: int = draft["ttt"]["steps"]
+        self.coefficients = [draft["ttt"]["decay"] ** step for step in range(self.steps)]
+        self.norm_output: bool = draft["norm_output"]
+
+    def choose(self, masks: Sequence[Tensor], random: torch.Generator) -> list[Tensor]:
+        """Return for each token of a document the longest step that may propose it: all of them are learnt from."""
+        return [depths(mask) for mask in masks]
+
+    def pack(
+        self, documents: Sequence[Reading], chosen: Sequence[Tensor], normed: Callable[[Tensor], Tensor]
+    ) -> tuple[Rows, Targets]:
+        """Return rows and targets, documents one after another without their last two tokens' rows."""
+        base, proposed, deep, last, borders = 0, list[Tensor](), list[Tensor](), list[Tensor](), list[tuple[int, int]]()
+        for document, depth in zip(documents, chosen, strict=True):
+            count = len(document) - 2
+            targets = (depth >= 0).nonzero()[:, 0]  # x_{i+2} for row i of step 0
+            last.append(document.last[targets - 1])
+            proposed.append(targets - 2 + base)
+            deep.append(depth[targets])
+            borders.append((base, base + count))
+            base += count
+        aux = torch.cat([document.aux[:-2].flatten(1) for document in documents]).to(self.embed_tokens.dtype)
+        tokens = torch.cat([document.ids[1:-1] for document in documents])
+        return pack(aux, tokens, borders, torch.cat(proposed), torch.cat(deep), normed(torch.cat(last)), self.steps)
 
     def unroll(self, rows: Rows) -> list[Tensor]:
         """Return the final, normed states `[queries of the step, hidden]` of every step."""
@@ -245,7 +191,7 @@ class Eagle3(nn.Module):
         for number, queries in enumerate(rows.queries):
             step = Step(
                 number,
-                self.angles(rows.positions[inputs] + number, hidden.dtype),
+                self.rotary(rows.positions[inputs] + number, hidden.dtype),
                 queries if number == 0 else None,
                 blocks(inputs, rows.documents, number, self.window) if last or number else [],
                 blocks(queries, rows.documents, number, self.window) if number == 0 else [],
@@ -265,59 +211,32 @@ class Eagle3(nn.Module):
                 memories = [memory and memory.keep(kept) for memory in memories]
         return states
 
-    def forward(self, rows: Rows, targets: Targets, weights: Mapping[str, float]) -> Tensor:
-        """Return the training loss: sum over steps k of decay^k times the mean over the targets that k counts.
+    def terms(self, content: tuple[Rows, Targets], losses: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        """Return for each step the sum of its losses, and the number of targets that it counts."""
+        rows, targets = content
+        found = zip(self.unroll(rows), targets.places, strict=True)
+        states = torch.stack([state.index_select(0, where) for state, where in found])  # [steps, targets, hidden]
+        values = draft_losses(states, targets.normed, self.head, losses).losses
+        return (values * targets.counted).sum(1), targets.counted.sum(1)
 
-        Of several ranks each returns its targets' part of it.
-        """
-        losses, _ = self.losses(rows, targets, weights, picks=False)
-        scale = losses.new_tensor([self.decay**k / max(1, n) for k, n in enumerate(targets.counts)])
-        return (losses * targets.counted * scale[:, None]).sum()
+    def guesses(self, document: Reading, steps: int) -> Tensor:
+        """Return every place's greedy drafts: at each step the document's own tokens are read."""
+        count = len(document)
+        found = torch.full((count, steps), -1)
+        if count > 1:
+            rows = whole(document.aux.to(self.embed_tokens.dtype).flatten(1), document.ids, steps)
+            for step, states in enumerate(self.unroll(rows)):
+                found[: len(states), step] = self.propose(states)
+        return found
 
-    def losses(
-        self, rows: Rows, targets: Targets, weights: Mapping[str, float], *, picks: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return losses and, with `picks`, the proposed draft tokens, both `[steps, targets]`.
-
-        Where `targets.counted` is false the values mean nothing.
-        """
-        states = torch.stack(
-            [state.index_select(0, where) for state, where in zip(self.unroll(rows), targets.places, strict=True)]
-        )  # [steps, targets, hidden]
-        return DraftLoss.apply(states, targets.normed, self.head, weights, picks)  # pyright: ignore[reportReturnType]
-
-    def propose(self, states: Tensor) -> Tensor:
-        """Return the verifier's ids, int64 `[rows]`, of the draft tokens proposed by final states `[rows, hidden]`."""
-        chunks = [(chunk @ self.head.weight.t()).argmax(-1) for chunk in states.split(PROPOSED)]
-        return self.to_verifier(torch.cat(chunks) if chunks else states.new_zeros(0, dtype=torch.int64))
-
-    def to_verifier(self, tokens: Tensor) -> Tensor:
-        """Return the verifier's ids of draft tokens: `i + d2t[i]`."""
-        return tokens if self.d2t is None else tokens + self.d2t[tokens]
-
-    def angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return rotary cosines and sines `[rows, 1, head size]`."""
-        turns = positions[:, None].to(self.frequencies.dtype) * self.frequencies  # [rows, head size / 2]
-        both = torch.cat((turns, turns), -1)[:, None]
-        return (both.cos() * self.rotary_scale).to(dtype), (both.sin() * self.rotary_scale).to(dtype)
-
-
-def rotary_frequencies(config: Mapping[str, Any]) -> tuple[Tensor, float]:
-    """Return fp32 frequencies `[head size / 2]` and the scale of the angles, as transformers computes them.
-
-    Raises `SpeccError` for kinds whose frequencies depend on a sequence's length: vLLM chooses one of them
-    when it is started, and training cannot know which.
-    """
-    kind = config["rope_parameters"].get("rope_type", "default")
-    if kind in {"dynamic", "longrope"}:
-        raise SpeccError(
-            f"rotary embeddings of type `{kind}` change with the sequence's length",
-            hint="use a verifier with `default`, `linear`, `llama3` or `yarn` rotary embeddings",
-            code=Exit.INPUT,
+    def logits(self, document: Reading, drafted: Tensor) -> Tensor:
+        """Return the logits after `drafted`: every row at the first step, the last one alone at later ones."""
+        count = len(document) - 1
+        rows = Rows(
+            aux=document.aux[:-1].to(self.embed_tokens.dtype).flatten(1),
+            tokens=torch.cat((document.ids[1:], drafted)),
+            positions=torch.arange(count),
+            documents=[(0, count)],
+            queries=[torch.arange(count), *(torch.tensor([count - 1]) for _ in drafted)],
         )
-    from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-    with torch.device("cpu"):  # a module made without memory still needs their values
-        rotary = LlamaRotaryEmbedding(LlamaConfig(**config))
-    return rotary.inv_freq.to(torch.float32).clone(), float(rotary.attention_scaling)
+        return self.unroll(rows)[-1][-1] @ self.head.weight.t()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from specc.core.algorithms import ALGORITHMS, TensorSpec, algorithm
 from specc.core.errors import Exit, SpeccError
-from specc.train.losses import Head
+from specc.train.models.base import DraftModel
 from specc.train.models.eagle3 import Eagle3
+from specc.train.verifier import Frozen
 
-MODELS: Final[Mapping[str, Callable[..., Eagle3]]] = {"eagle3": Eagle3}
+MODELS: Final[Mapping[str, type[DraftModel]]] = {"eagle3": Eagle3}
 
 if MODELS.keys() != ALGORITHMS.keys():
     raise ImportError(f"half-registered algorithms: {sorted(MODELS.keys() ^ ALGORITHMS.keys())}")
@@ -23,39 +25,48 @@ def build(
     draft: Mapping[str, Any],
     verifier: Mapping[str, Any],
     weights: Mapping[str, Tensor],
-    *,
-    embed_tokens: Tensor,
-    head: Head,
+    frozen: Frozen,
     d2t: Tensor | None,
-) -> Eagle3:
+) -> DraftModel:
     """Return the draft that the resolved `draft` and `verifier.config` describe, holding `weights`.
 
     `weights` are the tensors that the layout table marks `trained`; names and shapes are checked against it.
-    Parameters take the dtype of `embed_tokens`. `d2t` is the vocabulary map, None for the full vocabulary.
+    Parameters take the dtype of the verifier's parts. `d2t` is the vocabulary map, None for the full vocabulary.
     """
     check_shapes(weights, trained(draft, verifier), "the draft's weights")
     # Made without memory, so that no global random state is touched and nothing is initialised twice.
     with torch.device("meta"):
-        model = MODELS[draft["algorithm"]](draft, verifier, embed_tokens=embed_tokens, head=head, d2t=d2t)
-    given = {name: tensor.detach().to(embed_tokens.dtype).clone() for name, tensor in weights.items()}
+        model: DraftModel = MODELS[draft["algorithm"]](draft, verifier)
+    model.share(frozen, d2t)
+    given = {name: tensor.detach().to(frozen.embed_tokens.dtype).clone() for name, tensor in weights.items()}
     model.load_state_dict(given, strict=True, assign=True)
     return model
 
 
-def load(tensors: Mapping[str, Tensor], draft: Mapping[str, Any], verifier: Mapping[str, Any]) -> Eagle3:
-    """Return the draft of a whole checkpoint, ready to propose, in the dtype of its `embed_tokens`.
+def load(
+    tensors: Mapping[str, Tensor], draft: Mapping[str, Any], verifier: Mapping[str, Any], frozen: Frozen
+) -> DraftModel:
+    """Return the draft of a whole checkpoint, ready to propose, in the dtype of the verifier's parts.
 
-    `tensors` are all that the layout table lists, with `embed_tokens`, `lm_head` and the vocabulary map.
-    Raises `SpeccError` for a missing, misnamed or misshapen one.
+    `tensors` are all that the layout table lists. Embeddings and a head that are among them go before those of
+    `frozen`, which was read with the checkpoint's vocabulary map. Raises `SpeccError` for a missing, misnamed or
+    misshapen one.
     """
     check_shapes(tensors, algorithm(draft["algorithm"]).layout(draft, verifier), "the checkpoint")
     # A file's tensors may be aligned to 8 bytes, and some operators then differ in bits.
     own = {name: tensor.clone() for name, tensor in tensors.items()}
-    names = [spec.name for spec in trained(draft, verifier)]
-    embed = own["embed_tokens.weight"]
-    head = Head(own["lm_head.weight"].to(embed.dtype))
-    weights = {name: own[name] for name in names}
-    return build(draft, verifier, weights, embed_tokens=embed, head=head, d2t=own.get("d2t")).eval()
+    dtype = frozen.embed_tokens.dtype
+    if (embed := own.get("embed_tokens.weight")) is not None:
+        frozen = replace(frozen, embed_tokens=embed.to(dtype))
+    if (head := own.get("lm_head.weight")) is not None:
+        frozen = replace(frozen, head=replace(frozen.head, weight=head.to(dtype)))
+    weights = {spec.name: own[spec.name] for spec in trained(draft, verifier)}
+    return build(draft, verifier, weights, frozen, own.get("d2t")).eval()
+
+
+def initial(draft: Mapping[str, Any], verifier: Mapping[str, Any], spec: TensorSpec, random: torch.Generator) -> Tensor:
+    """Return a trained tensor's random first value, fp32."""
+    return MODELS[draft["algorithm"]].initial(spec, random)
 
 
 def trained(draft: Mapping[str, Any], verifier: Mapping[str, Any]) -> list[TensorSpec]:

@@ -36,14 +36,12 @@ class Targets:
 
     `normed` `[targets, hidden]` are the verifier's final states, after its norm, that predict them. `counted`
     bool `[steps, targets]`: whether a served draft could start there; `places[k]` int64 `[targets]` is the row's
-    place among `queries[k]`, 0 where it is not counted. `counts` are how many targets each step counts, in the
-    whole optimizer step: over all ranks, where there are several.
+    place among `queries[k]`, 0 where it is not counted.
     """
 
     normed: Tensor
     counted: Tensor
     places: list[Tensor]
-    counts: list[int]
 
 
 def plan_queries(rows: Tensor, depths: Tensor, steps: int, total: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
@@ -85,9 +83,8 @@ def pack(  # noqa: PLR0917 - the columns of a batch
     rows = Rows(
         lengthen(aux, total), lengthen(tokens, total + steps - 1), lengthen(positions, total), documents, queries
     )
-    counts = counted.sum(1).tolist()
     counted = lengthen(counted.t(), targets).t()
-    return rows, Targets(lengthen(normed, targets), counted, [lengthen(place, targets) for place in places], counts)
+    return rows, Targets(lengthen(normed, targets), counted, [lengthen(place, targets) for place in places])
 
 
 def lengthen(tensor: Tensor, rows: int) -> Tensor:

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specc.train.models.eagle3 import Eagle3
-from specc.train.models.rows import whole
-
 
 @dataclass(frozen=True, slots=True)
 class WalkCounts:
@@ -38,29 +35,17 @@ class WalkCounts:
         return 1 + self.accepted / self.drafts if self.drafts else 1.0
 
 
-def accepted_lengths(model: Eagle3, input_ids: Tensor, hidden_states: Tensor, steps: int) -> Tensor:
-    """Return for each position how many of `steps` proposed tokens the row goes on with, int64 `[tokens]`.
+def accepted_lengths(guesses: Tensor, ids: Tensor) -> Tensor:
+    """Return for each place of a row how many proposals in a row it goes on with, int64 `[tokens]`.
 
-    `input_ids` int `[tokens]` and the auxiliary states `hidden_states` `[tokens, aux, hidden]` are those of one
-    row, as the verifier made them. Entry i is the draft that vLLM makes when x_{i+1} has just been sampled: it
-    reads state g_i and token x_{i+1} and proposes x_{i+2}, x_{i+3}, ...; the entry is the leading run of
-    proposals that equal the row's own tokens, cut where the row ends. While a run lasts the draft's own tokens
-    are the row's, so that reading the row's tokens at every step is exact.
+    `guesses` are a model's, `[tokens, steps]`, and `ids` the row's own tokens `[tokens]`. Entry i is the draft that
+    vLLM makes when token i + 1 has just been sampled: the leading run of proposals that equal tokens i + 2, i + 3, ...,
+    cut where the row ends.
     """
-    count = len(input_ids)
-    lengths = torch.zeros(count, dtype=torch.int64)
-    tokens = input_ids.to(torch.int64)
-    if count < 3:  # nothing after a first draft's place
-        return lengths
-    model_dtype = model.head.weight.dtype
-    rows = whole(hidden_states.to(model_dtype).flatten(1), tokens, steps)
-    alive = torch.ones(count - 2, dtype=torch.bool)
-    with torch.inference_mode():
-        for step, states in enumerate(model.unroll(rows)):
-            known = max(0, count - 2 - step)  # rows whose proposal the row can confirm
-            alive = alive[:known] & (model.propose(states[:known]) == tokens[2 + step :])
-            lengths[:known] += alive
-    return lengths
+    count, steps = guesses.shape
+    ahead = torch.arange(count)[:, None] + 2 + torch.arange(steps)  # [tokens, steps]
+    right = (guesses == ids[ahead.clamp(max=count - 1)]) & (ahead < count)
+    return right.cumprod(1).sum(1)
 
 
 def greedy_walk(accepted: Sequence[int], first: int, last: int, steps: int) -> WalkCounts:
