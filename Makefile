@@ -6,7 +6,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 LANGUAGE_SERVER := tests/editor/node_modules/.package-lock.json
 export PYTHON
 
-.PHONY: quickstart install test test-core test-full check bench-core bench-datagen bench-train bench-scale format schema docs clean
+.PHONY: quickstart install test test-core test-full check bench-core bench-datagen bench-train bench-losses bench-peagle bench-scale format schema docs clean
 
 quickstart: .venv/.installed-cpu  ## install, then build a speculator for SmolLM2-135M-Instruct on two cores
 	$(BIN)/specc build specs/quickstart.yaml
@@ -45,6 +45,12 @@ bench-datagen: .venv/.installed-cpu  ## the data stages against vLLM alone, as r
 
 bench-train: .venv/.installed-cpu  ## the stage `draft` against plain loops over the same batches, as ratios of one run
 	$(BIN)/python tools/bench/train.py
+
+bench-losses: .venv/.installed-cpu  ## the chunked losses against plain torch, in time and memory (a minute)
+	$(BIN)/python tools/bench/losses.py
+
+bench-peagle: .venv/.installed-cpu  ## a P-EAGLE step with eight depths against one depth, in memory and time (a minute)
+	$(BIN)/python tools/bench/peagle.py
 
 bench-scale: .venv/.installed-cpu  ## memory with ten times the rows, and a plan of a million rows
 	$(BIN)/python tools/bench/scale.py

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -123,3 +123,71 @@ def write_prompts(path: Path, count: int, *, answers: bool = False, start: int =
                 messages.append({"role": "assistant", "content": f"{thing} is number {index}. The quick brown fox."})
             file.write(json.dumps({"messages": messages}) + "\n")
     return path
+
+
+FAMILIES = {
+    "cohere": ("Cohere", "ForCausalLM", {"logit_scale": 0.25}),
+    "cohere2": ("Cohere2", "ForCausalLM", {"logit_scale": 0.25}),
+    "gemma": ("Gemma", "ForCausalLM", {}),
+    "gemma2": ("Gemma2", "ForCausalLM", {"final_logit_softcapping": 3.0}),
+    "gemma3": ("Gemma3", "ForConditionalGeneration", {}),
+    "gemma3_text": ("Gemma3", "ForCausalLM", {"final_logit_softcapping": 3.0}),
+    "granite": ("Granite", "ForCausalLM", {"logits_scaling": 3.0, "embedding_multiplier": 5.0}),
+    "llama": ("Llama", "ForCausalLM", {}),
+    "mimo": ("Qwen2", "ForCausalLM", {}),
+    "mistral": ("Mistral", "ForCausalLM", {}),
+    "mixtral": ("Mixtral", "ForCausalLM", {}),
+    "olmo2": ("Olmo2", "ForCausalLM", {}),
+    "phi3": ("Phi3", "ForCausalLM", {}),
+    "qwen2": ("Qwen2", "ForCausalLM", {}),
+    "qwen2_moe": ("Qwen2Moe", "ForCausalLM", {}),
+    "qwen3": ("Qwen3", "ForCausalLM", {}),
+    "qwen3_5": ("Qwen3_5", "ForConditionalGeneration", {}),
+    "qwen3_5_moe": ("Qwen3_5Moe", "ForConditionalGeneration", {}),
+    "qwen3_5_moe_text": ("Qwen3_5Moe", "ForCausalLM", {}),
+    "qwen3_5_text": ("Qwen3_5", "ForCausalLM", {}),
+    "qwen3_moe": ("Qwen3Moe", "ForCausalLM", {}),
+    "qwen3_next": ("Qwen3Next", "ForCausalLM", {}),
+}
+"""transformers' classes of the families of verifiers, and what each is peculiar in. MiMo's body is Qwen2's."""
+
+SIZES = {
+    "vocab_size": 80, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 64, "initializer_range": 0.5, "pad_token_id": 0,
+    "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "full_attention_interval": 2,
+}  # fmt: skip
+
+
+def make_family(folder: Path, family: str, *, dtype: str = "float32", **changes: Any) -> Any:
+    """Write a random model of a family, without a tokenizer, and return it; all norms have random gains."""
+    import torch
+    import transformers
+
+    stem, kind, own = FAMILIES[family]
+    inner = "TextConfig" if hasattr(transformers, f"{stem}TextConfig") else "Config"
+    text = getattr(transformers, stem + inner)
+    known = set(text().to_dict()) | {"head_dim", "full_attention_interval"}
+    # 24 is no square, so that a factor of its root is one that rounding changes.
+    sizes = {key: value for key, value in (SIZES | {"head_dim": 12} | own | changes).items() if key in known}
+    config = text(**sizes)
+    if kind == "ForConditionalGeneration":
+        vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+                  "depth": 1, "num_heads": 1, "out_hidden_size": 24}  # fmt: skip
+        config = getattr(transformers, f"{stem}Config")(
+            text_config=config.to_dict(), vision_config=vision, tie_word_embeddings=config.tie_word_embeddings
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, stem + kind)(config).to(getattr(torch, dtype)).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 1 and "norm" in name:
+                    parameter.add_(torch.rand_like(parameter))
+    model.save_pretrained(folder)
+    if family == "mimo":
+        raw = json.loads((folder / "config.json").read_text())
+        own = {"model_type": "mimo", "architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1}
+        (folder / "config.json").write_text(json.dumps(raw | own))
+    return model

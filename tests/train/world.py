@@ -139,16 +139,17 @@ class World:
         save_every: int = 0,
         ranks: int | str = 1,
         earlier: Path | None = None,
+        verifier: dict[str, Any] | None = None,
     ) -> Path:
         """Write a job with changes to `DRAFT` and `TRAIN`, its output and work under `name`; return its path.
 
-        A `draft` that names its algorithm is the whole section.
+        A `draft` that names its algorithm is the whole section; `verifier` is `verifier.config` if not `VERIFIER`.
         """
         section = draft if draft and "algorithm" in draft else DRAFT | (draft or {})
         params = {
             "draft": section,
             "train": TRAIN | (train or {}) | {"zero": TRAIN["zero"] | (train or {}).get("zero", {})},
-            "verifier": {"dtype": "bfloat16", "config": VERIFIER},
+            "verifier": {"dtype": "bfloat16", "config": verifier or VERIFIER},
             "data": {"sequence_length": 64, "shuffle": True},
         }
         base = self.folder / name

@@ -89,7 +89,7 @@ def test_values_have_the_shape_of_the_resolved_spec() -> None:
             "epochs": 3, "steps": None, "batch_tokens": 8192,
             "optimizer": {"name": "adamw", "learning_rate": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8,
                           "weight_decay": 0.0},
-            "schedule": {"name": "linear", "warmup": 0.01}, "loss": {"kl": 1.0}, "precision": "bf16",
+            "schedule": {"name": "linear", "warmup": 0.01}, "loss": None, "precision": "bf16",
             "gradient_clipping": 1.0, "zero": {"stage": 1, "offload": "none"}, "seed": 42, "save_every": 200,
         },
         "export": {"speculative_tokens": None, "dtype": "bfloat16"},
@@ -154,17 +154,17 @@ def test_checking_loads_no_engine() -> None:
 
 def test_a_field_of_another_algorithm_names_its_owner() -> None:
     schema = build_schema()
-    then = {"type": "object", "properties": {"algorithm": {"const": "other"}, "block_size": {"type": "integer"}}}
+    then = {"type": "object", "properties": {"algorithm": {"const": "other"}, "own_knob": {"type": "integer"}}}
     schema["properties"]["draft"]["allOf"].append(
         {"if": {"properties": {"algorithm": {"const": "other"}}}, "then": then}
     )
-    document = Document.parse("draft:\n  algorithm: eagle3\n  block_size: 8\n", "s.yaml")
+    document = Document.parse("draft:\n  algorithm: eagle3\n  own_knob: 8\n", "s.yaml")
     found = [error for error in Draft7Validator(schema).iter_errors(document.data) if list(error.path) == ["draft"]]
     (error,) = Diagnosis(document, schema).errors(found)
     assert error.render() == (
-        "error: s.yaml:3:3: `block_size` belongs to algorithm `other`, and this draft is `eagle3`\n"
-        "  3 |   block_size: 8\n"
-        "    |   ^^^^^^^^^^\n\n"
+        "error: s.yaml:3:3: `own_knob` belongs to algorithm `other`, and this draft is `eagle3`\n"
+        "  3 |   own_knob: 8\n"
+        "    |   ^^^^^^^^\n\n"
         "hint: remove it, or use `algorithm: other`"
     )
     assert error.id == "E0106"

@@ -16,7 +16,10 @@ from specc.core.language import Document, check
 from specc.core.language.rules import named_files
 
 Capture = pytest.CaptureFixture[str]
-EXAMPLES = sorted(path.stem for path in (Path(__file__).resolve().parents[3] / "specs").glob("*.yaml"))
+EXAMPLES = sorted(
+    (path.stem for path in (Path(__file__).resolve().parents[3] / "specs").glob("*.yaml")),
+    key=lambda name: (name != "quickstart", name),
+)
 
 
 def test_check_says_ok_on_stderr_and_data_on_stdout(root: Path, capsys: Capture) -> None:

@@ -19,6 +19,11 @@ BLOCK: Final[Mapping[str, int]] = {"cpu": 128, "cuda": 16}
 CACHE_BYTES: Final[Mapping[str, int]] = {"cpu": 2 << 30, "cuda": 8 << 30}
 """Memory for keys and values; less where `SEQUENCES` sequences of full length need less."""
 _WIDTH: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
+TRANSFORMERS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("cohere", "cohere2", "gemma", "gemma2", "gemma3_text"), "TransformersForCausalLM"),
+    **dict.fromkeys(("mixtral", "qwen2_moe"), "TransformersMoEForCausalLM"),
+}
+"""Families whose own classes in vLLM hand out no hidden states, and what runs them in place of these."""
 BUCKET: Final = 5_000_000
 """Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
 
@@ -41,7 +46,14 @@ def vllm_arguments(verifier: Mapping[str, Any], length: int, device: str) -> dic
         "async_scheduling": False,
         "seed": 0,
         **here,
+        **architecture(verifier["config"]),
     }
+
+
+def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what vLLM takes for a verifier that it has to run by another class than its own; mostly nothing."""
+    other = TRANSFORMERS.get(config["model_type"])
+    return {} if other is None else {"hf_overrides": {"architectures": [other]}}
 
 
 def capture_arguments(layers: Sequence[int]) -> dict[str, Any]:

@@ -32,6 +32,16 @@ class Counts:
     accepted: int = 0
     per_position: tuple[int, ...] = ()
 
+    @classmethod
+    def of(cls, accepted: Sequence[int], steps: int) -> Counts:
+        """Return the counts of drafts of `steps` tokens, given how many were accepted of each."""
+        return cls(
+            drafts=len(accepted),
+            draft_tokens=len(accepted) * steps,
+            accepted=sum(accepted),
+            per_position=tuple(sum(run > place for run in accepted) for place in range(steps)),
+        )
+
     def minus(self, other: Counts) -> Counts:
         """Return what came after `other`."""
         before = other.per_position or (0,) * len(self.per_position)

@@ -48,15 +48,12 @@ class Reference:
         from specc.train.models import Reading
 
         with torch.inference_mode():
-            tokens = torch.tensor([row], device=self._device)  # [1, tokens]
+            tokens = torch.tensor([row])  # [1, tokens]
             keep = torch.tensor([*places, len(row) - 1], device=self._device)
-            out = self._model(tokens, output_hidden_states=True, use_cache=True, logits_to_keep=keep)
-            last = self._last[0]  # [tokens, hidden]
-            states = [out.hidden_states[layer][0] for layer in layers]
-            aux = torch.stack(states, 1) if states else last.new_zeros(len(row), 0, last.shape[-1])
+            out, aux, last = self.forward(tokens, layers, logits_to_keep=keep)
             logits = out.logits[0].float().cpu()  # [places + 1, vocabulary]
             newest, cache = out.logits[:, -1:].argmax(-1), out.past_key_values  # [1, 1]
-            found = [tokens]
+            found = [tokens.to(self._device)]
             for _ in range(ahead):
                 found.append(newest)
                 out = self._model(newest, past_key_values=cache, use_cache=True)
@@ -66,6 +63,69 @@ class Reference:
         last = torch.nn.functional.pad(last, (0, 0, 0, ahead)).cpu()
         return Reading(torch.cat(found, 1)[0].cpu(), aux, last), logits[:-1]
 
+    def forward(self, tokens: Tensor, layers: Sequence[int], **options: Any) -> tuple[Any, Tensor, Tensor]:
+        """Run the model over tokens `[1, tokens]`; return its output and the states that a `Reading` has."""
+        import torch
+
+        out = self._model(tokens.to(self._device), output_hidden_states=True, use_cache=True, **options)
+        last = self._last[0]  # [tokens, hidden]
+        states = [out.hidden_states[layer][0] for layer in layers]
+        return out, torch.stack(states, 1) if states else last.new_zeros(len(last), 0, last.shape[-1]), last
+
+    def open(self, layers: Sequence[int]) -> Session:
+        """Return a row without a token yet; `layers` as in `read`."""
+        from transformers import DynamicCache
+
+        cache: Any = DynamicCache(config=self._model.config)
+        cache.activate_past_recording()  # or layers that keep a window alone could not forget
+        return Session(self, layers, cache)
+
+    def ends(self) -> frozenset[int]:
+        """Return the tokens after which vLLM ends an answer: those of the generation settings and the tokenizer's."""
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(self._model.config.name_or_path)
+        found: Any = self._model.generation_config.eos_token_id
+        return frozenset({*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None})
+
     def logits(self, row: Sequence[int]) -> Tensor:
         """Return the logits after a row, float32 `[vocabulary]`."""
         return self.read(row, layers=[], ahead=0, places=[len(row) - 1])[1][0]
+
+
+class Session:
+    """A row that the verifier reads piece by piece, and can go back in. Its first piece is the prompt."""
+
+    def __init__(self, verifier: Reference, layers: Sequence[int], cache: Any) -> None:
+        self._verifier, self._layers, self._cache = verifier, layers, cache
+        self._ids: list[int] = []
+        self._aux: list[Tensor] = []
+        self._last: list[Tensor] = []
+
+    def read(self, tokens: Sequence[int], keep: int) -> Tensor:
+        """Read further tokens; return the logits after each of the last `keep`, `[keep, vocabulary]`, fp32 or wider."""
+        import torch
+
+        with torch.inference_mode():
+            out, aux, last = self._verifier.forward(
+                torch.tensor([tokens]), self._layers, past_key_values=self._cache, logits_to_keep=keep
+            )
+        self._ids += tokens
+        self._aux += aux.cpu().unbind()
+        self._last += last.cpu().unbind()
+        return out.logits[0].to(torch.promote_types(out.logits.dtype, torch.float32)).cpu()
+
+    def drop(self, count: int) -> None:
+        """Forget the last `count` tokens."""
+        self._cache.crop(-count)
+        for kept in (self._ids, self._aux, self._last):
+            del kept[len(kept) - count :]
+
+    def reading(self, newest: int) -> Reading:
+        """Return the document that ends with a token not read yet, whose states are zero."""
+        import torch
+
+        from specc.train.models import Reading
+
+        aux, last = (torch.stack([*rows, torch.zeros_like(rows[-1])]) for rows in (self._aux, self._last))
+        return Reading(torch.tensor([*self._ids, newest]), aux, last)

@@ -2,6 +2,7 @@
 
 from specc.core.stage import run
 from specc.export.checkpoint import checkpoint
+from specc.export.stitch import stitched
 
 if __name__ == "__main__":
-    raise SystemExit(run({"checkpoint": checkpoint}))
+    raise SystemExit(run({"checkpoint": checkpoint, "stitched": stitched}))

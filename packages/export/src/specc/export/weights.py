@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from specc.core.algorithms import algorithm
 from specc.core.algorithms.base import Tree
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import tensor_headers
+from specc.core.verifiers import EMBEDDING, HEAD, find_tensor
 from specc.export.layout import require
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-EMBEDDING: Final = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight",
-                    "language_model.model.embed_tokens.weight")  # fmt: skip
-"""Where Hugging Face checkpoints keep the input embedding, `[vocabulary, hidden]`."""
-HEAD: Final = ("lm_head.weight", "language_model.lm_head.weight")
-"""Where they keep the output embedding, `[vocabulary, hidden]`; absent when it is tied to the input's."""
 
 
 def gather(params: Tree, draft: Path, verifier: Path, vocabulary: Path | None) -> dict[str, Tensor]:
@@ -33,7 +26,8 @@ def gather(params: Tree, draft: Path, verifier: Path, vocabulary: Path | None) -
     import torch
     from safetensors.torch import load_file
 
-    layout = algorithm(params["draft"]["algorithm"]).layout(params["draft"], params["verifier"]["config"])
+    config = params["verifier"]["config"]
+    layout = algorithm(params["draft"]["algorithm"]).layout(params["draft"], config)
     dtype: torch.dtype = getattr(torch, params["export"]["dtype"])
     trained_file = draft / "model.safetensors"
     trained = [spec for spec in layout if spec.origin == "trained"]
@@ -49,40 +43,41 @@ def gather(params: Tree, draft: Path, verifier: Path, vocabulary: Path | None) -
     wanted = {spec.name for spec in layout}
     rows: Tensor | None = None
     if vocabulary is not None:
-        size = params["verifier"]["config"]["vocab_size"]
-        d2t, t2d = vocabulary_map(vocabulary / "vocabulary.safetensors", size)
+        d2t, t2d = vocabulary_map(vocabulary / "vocabulary.safetensors", config["vocab_size"])
         tensors |= {"d2t": d2t, "t2d": t2d}
         rows = torch.arange(d2t.shape[0]) + d2t
     # A tied head is a tensor of its own here: the format has no sharing.
     if "embed_tokens.weight" in wanted:
-        tensors["embed_tokens.weight"] = verifier_tensor(verifier, EMBEDDING).to(dtype)
+        tensors["embed_tokens.weight"] = shared_embedding(verifier, config).to(dtype)
     if "lm_head.weight" in wanted:
-        head = verifier_tensor(verifier, EMBEDDING if params["verifier"]["config"]["tie_word_embeddings"] else HEAD)
+        head = verifier_tensor(verifier, EMBEDDING if config["tie_word_embeddings"] else HEAD, config)
         tensors["lm_head.weight"] = (head if rows is None else head[rows]).to(dtype, copy=True)
     return {name: tensors[name].contiguous() for name in sorted(tensors)}
 
 
-def verifier_tensor(folder: Path, names: tuple[str, ...]) -> Tensor:
-    """Return the first of `names` that a Hugging Face folder holds; raises `SpeccError` if it holds none."""
+def shared_embedding(verifier: Path, config: Tree) -> Tensor:
+    """Return the embeddings `[vocabulary, hidden]` that the draft was trained with, in the weights' dtype.
+
+    Where the verifier's embedding layer multiplies, they are the products, rounded as it does. They differ from its
+    weights then, so that vLLM leaves the draft these and does not share the layer, which multiplies in vLLM's
+    Transformers backend and does not in its own classes.
+    """
+    import torch
+
+    weight, factor = verifier_tensor(verifier, EMBEDDING, config), config.get("embedding_scale")
+    return weight if factor is None else weight * torch.tensor(factor, dtype=weight.dtype)
+
+
+def verifier_tensor(folder: Path, names: tuple[str, ...], config: Tree) -> Tensor:
+    """Return the matrix `[vocabulary, hidden]` that a Hugging Face folder has by one of `names`.
+
+    `config` is `verifier.config`. Raises `SpeccError` if it has none, or one of another shape or kind.
+    """
     from safetensors import safe_open
 
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    where: Mapping[str, str] = {}
-    if index.is_file():
-        where = json.loads(index.read_text())["weight_map"]
-    elif single.is_file():
-        where = dict.fromkeys((tensor.name for tensor in tensor_headers(single)), single.name)
-    for name in names:
-        if name in where:
-            with safe_open(folder / where[name], framework="pt") as file:
-                return file.get_tensor(name)
-    raise SpeccError(
-        f"the verifier has no tensor `{names[0]}`",
-        where=str(folder),
-        hint="the draft shares the verifier's embeddings; this architecture keeps them elsewhere",
-        code=Exit.STAGE,
-    )
+    path, name = find_tensor(folder, names, (config["vocab_size"], config["hidden_size"]))
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
 
 
 def vocabulary_map(path: Path, size: int) -> tuple[Tensor, Tensor]:

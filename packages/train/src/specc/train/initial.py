@@ -1,4 +1,4 @@
-"""The weights that training starts from: an earlier speculator's, or random ones."""
+"""The weights that training starts from: an earlier speculator's, the verifier's own, or random ones."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from specc.core.algorithms import algorithm
 from specc.core.errors import Exit, SpeccError
 from specc.core.stage import Stage
 from specc.train.determinism import stream
-from specc.train.models import check_shapes, initial, trained
+from specc.train.models import check_shapes, initial, native, trained
 
 FREE: Final = ("draft_vocab_size", "embed_requires_grad", "target_hidden_size")
 """Fields in which a speculator to start from may differ: what is learnt has nothing of them."""
 
 
 def initial_weights(stage: Stage) -> dict[str, Tensor]:
-    """Return the trained tensors' first values, fp32: `draft.init`'s, or drawn from `train.seed`."""
+    """Return the trained tensors' first values, fp32: `draft.init`'s, the verifier's, or drawn from `train.seed`."""
     draft, config = stage.params["draft"], stage.params["verifier"]["config"]
     if draft["init"] is not None:
         return _earlier(stage)
+    if (own := native(draft, config, stage.input("verifier"))) is not None:
+        return own
     # A stream for each tensor: the order of the layout, or a tensor more, does not change the others.
     seed = stage.params["train"]["seed"]
     return {

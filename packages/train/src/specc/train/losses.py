@@ -25,9 +25,9 @@ from specc.core.errors import Exit, SpeccError
 
 CHUNK: Final = 64
 """Targets whose logits exist at once: few enough to stay in a core's cache, enough for full matrix products."""
-ELEMENTS: Final = 2**24
-"""Logits that exist at once, the verifier's and those of all steps: 64 MiB in fp32. It makes chunks of more than 49,152
-tokens and three steps smaller."""
+BYTES: Final = 2**26
+"""Memory of a chunk's logits, the verifier's and those of all steps. Large vocabularies have smaller chunks for it: in
+fp32 and with three steps those of more than 65,536 tokens."""
 
 LOSSES: Final = ("kl", "rkl", "jsd", "ce", "tv", "nla", "lk")
 LEAST: Final = 1e-5
@@ -105,18 +105,6 @@ def draft_losses(
     if (factors is None) != (readout is None):
         raise TypeError("`factors` and `readout` are given together")
     return LossValues(*ChunkedLosses.apply(states, normed, head, weights, picks, details, factors, readout))  # pyright: ignore[reportArgumentType] - apply is untyped
-
-
-class DraftLoss:
-    """The call that `draft_losses` takes the place of."""
-
-    @staticmethod
-    def apply(
-        states: Tensor, normed: Tensor, head: Head, weights: Mapping[str, float], picks: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return losses `[steps, targets]` and, with `picks`, the draft's tokens."""
-        found = draft_losses(states, normed, head, weights, picks=picks)
-        return found.losses, found.tokens
 
 
 class ChunkedLosses(torch.autograd.Function):
@@ -216,7 +204,7 @@ class Pass:
         self.low_rank = None if factors is None or readout is None else (factors, readout)
         steps, targets, _ = states.shape
         size = len(head.weight)
-        self.chunk = chunk_of(steps, size)
+        self.chunk = chunk_of(steps, size, states.element_size())
         rows = min(self.chunk, targets)
         self.raw = states.new_empty((steps + 1) * rows, size)  # logits, and later their slopes
         log_p, score = ("rkl" in weights) * rows, ("rkl" in weights or "jsd" in weights) * rows
@@ -320,9 +308,9 @@ class Pass:
         return q
 
 
-def chunk_of(steps: int, vocabulary: int) -> int:
-    """Return how many targets are compared at once."""
-    return max(1, min(CHUNK, ELEMENTS // ((steps + 1) * vocabulary)))
+def chunk_of(steps: int, vocabulary: int, size: int) -> int:
+    """Return how many targets are compared at once, with logits of `size` bytes each."""
+    return max(1, min(CHUNK, BYTES // ((steps + 1) * vocabulary * size)))
 
 
 @dataclass(frozen=True, slots=True)

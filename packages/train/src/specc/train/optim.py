@@ -15,8 +15,8 @@ from specc.train.muon import Muon
 
 def make_optimizer(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) or Muon over the parameters; norms do not decay."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    norms = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+    norms = [parameter for parameter in model.parameters() if parameter.ndim != 2]
     if options["name"] == "muon":
         return Muon(matrices, norms, options)
     if options["name"] != "adamw":

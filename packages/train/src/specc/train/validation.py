@@ -37,19 +37,22 @@ class Validation:
 
         A guess is right if it is the token that the verifier's head ranks first; a choice outside the draft
         vocabulary is therefore always missed. `right_so_far` counts drafts right up to and with that place.
+        What else an algorithm measures of itself stands beside these.
         """
         counts = torch.zeros(3, self.steps, dtype=torch.int64)  # counted, right, right so far
         sums, totals = (torch.zeros(len(model.coefficients), dtype=torch.float64) for _ in range(2))
         covered, walk = 0, WalkCounts.none(self.steps)
+        measures: dict[str, Tensor] = {}
         known = torch.zeros(len(self.frozen.embed_tokens), dtype=torch.bool)
         known[model.to_verifier(torch.arange(len(model.head.weight)))] = True
         with torch.inference_mode():
             for number, places in enumerate(self.batches):
                 documents = [self.corpus.validation[place] for place in places]
                 batch = self.corpus.batch(documents, model, self.frozen.normed, stream(0, "validation", number))
-                found = model.terms(batch.content, self.losses)
+                *found, own = model.measured(batch.content, self.losses)
                 sums += found[0].double()
                 totals += found[1].double()
+                measures = {name: measures[name] + one if name in measures else one for name, one in own.items()}
                 for place, document in zip(places, documents, strict=True):
                     reading, mask = self.corpus.read(document), self.corpus.mask(document)
                     guesses, choices = model.guesses(reading, self.steps), self._choices_of(place, reading)
@@ -72,6 +75,7 @@ class Validation:
                 "accepted_per_position": list(walk.accepted_per_position),
                 "mean_acceptance_length": walk.mean_acceptance_length,
             },
+            **model.summary(measures),
         }
 
     def _choices_of(self, place: int, document: Reading) -> Tensor:

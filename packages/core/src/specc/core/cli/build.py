@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -26,6 +26,9 @@ from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
 from specc.core.lock import Lock, Locks
 from specc.core.plan import ROWS, Decision, Estimate, total
+
+_RUNTIMES: Final[Mapping[str, str]] = {"vllm": "vllm", "reference": "the reference decoder"}
+"""What answered an evaluation's prompts, in words."""
 
 
 @click.command("build", short_help="build what is missing")
@@ -266,7 +269,7 @@ def _measured(compiled: Compiled, digest: str) -> list[str]:
     found: dict[str, Any] = jsonlib.loads((compiled.store.path(digest) / "evaluation.json").read_text())
     served, untrained, simulated = found["served"], found["untrained"], found["simulated"]
     lines = [
-        f"mean acceptance length {served['mean_acceptance_length']:.2f} in {found['runtime']}"
+        f"mean acceptance length {served['mean_acceptance_length']:.2f} in {_RUNTIMES[found['runtime']]}"
         f" ({found['prompts']} held-out prompts, {found['speculative_tokens']} speculative tokens,"
         f" {served['drafts']} drafts); untrained {untrained['mean_acceptance_length']:.2f}",
         f"simulated on the same rows {simulated['mean_acceptance_length']:.2f} ({simulated['drafts']} drafts)",

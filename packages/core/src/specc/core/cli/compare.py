@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from specc.core.cli.decisions import decided
-from specc.core.cli.options import MEASURED, columns, minutes, number, print_json
+from specc.core.cli.options import MEASURED, columns, human, minutes, number, print_json
 from specc.core.compiler import Compiled
 from specc.core.errors import Exit
 from specc.core.language.matrix import parts_of
@@ -23,9 +23,9 @@ class Compared:
     """A build and what is known of it; a number that was not measured is None.
 
     `state` is `current` if all its artifacts are there, `missing` if none was ever built that is its alone.
-    `acceptance` is the mean acceptance length in vLLM on the held-out prompts, `positions` the share of drafts that
-    were accepted at each position. `loss` is that of the epoch which was kept, on the validation rows. `seconds` are
-    those of training.
+    `acceptance` is the mean acceptance length on the held-out prompts, `positions` the share of drafts that were accepted
+    at each position. `loss` is that of the epoch which was kept, on the validation rows. `seconds` and
+    `tokens_per_second` are those of training, `size` the bytes of the checkpoint.
     """
 
     build: str
@@ -35,6 +35,8 @@ class Compared:
     positions: tuple[float, ...]
     loss: float | None
     seconds: float | None
+    tokens_per_second: float | None
+    size: int | None
 
 
 def print_compared(chosen: Sequence[Compiled], *, json: bool) -> int:
@@ -64,6 +66,7 @@ def _compared(compiled: Compiled, decisions: Sequence[Decision]) -> Compared:
     metrics = measured.get("draft", {})
     kept = [epoch for epoch in metrics.get("epochs") or () if epoch.get("epoch") == metrics.get("best_epoch")]
     drafts, key = served.get("drafts") or 0, there["draft"].key if "draft" in there else None
+    record = store.record(key) if key else {}
     whole = len(there) == len(decisions)
     known = whole or any(decision.last is not None for decision in decisions if not decision.digest)
     return Compared(
@@ -73,7 +76,9 @@ def _compared(compiled: Compiled, decisions: Sequence[Decision]) -> Compared:
         acceptance=served.get("mean_acceptance_length"),
         positions=tuple(count / drafts for count in served.get("accepted_per_position") or () if drafts),
         loss=kept[0].get("validation_loss") if kept else None,
-        seconds=store.record(key).get("seconds") if key else None,
+        seconds=record.get("seconds"),
+        tokens_per_second=record.get("tokens_per_second"),
+        size=store.manifest(digests["checkpoint"]).size if "checkpoint" in digests else None,
     )
 
 
@@ -81,7 +86,7 @@ def table(found: Sequence[Compared]) -> list[str]:
     """Return builds as the lines of a table: a column for each field of the matrix, under the shortest name it has."""
     fields = list(dict.fromkeys(part.partition("=")[0] for one in found for part in parts_of(one.build)))
     heads = [_short(field, fields) for field in fields]
-    rows = [[*heads, "state", "acceptance", "by position", "loss", "trained in", "checkpoint"]]
+    rows = [[*heads, "state", "acceptance", "by position", "loss", "trained in", "tokens/s", "size", "checkpoint"]]
     for one in found:
         values = {field: text for field, _, text in (part.partition("=") for part in parts_of(one.build))}
         rows.append(
@@ -92,6 +97,8 @@ def table(found: Sequence[Compared]) -> list[str]:
                 " ".join(f"{share:.2f}" for share in one.positions) or "-",
                 number(one.loss, 4),
                 "-" if one.seconds is None else minutes(one.seconds),
+                number(one.tokens_per_second, 0),
+                "-" if one.size is None else human(one.size),
                 (one.checkpoint or "-")[:12],
             ]
         )

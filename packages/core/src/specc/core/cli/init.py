@@ -38,6 +38,8 @@ NAME: Final = Path("my-speculator.yaml")
 """What a hint calls a spec that has no name yet."""
 LIST: Final = ""
 """What `--from` stands for without a name: all of them."""
+FIRST: Final = "quickstart"
+"""Example that is listed before the others."""
 _MODELINE: Final = re.compile(r"\A(#[^\n]*\$schema[^\n]*\n)+(#\n)?")
 
 
@@ -131,7 +133,7 @@ def _named(example: Example) -> dict[str, str]:
 
 def _examples() -> list[Example]:
     found: list[Example] = []
-    for path in sorted(_folder().glob("*.yaml")):
+    for path in sorted(_folder().glob("*.yaml"), key=lambda path: (path.stem != FIRST, path.stem)):
         text = _MODELINE.sub("", path.read_text(encoding="utf-8"))
         found.append(Example(path.stem, text, text.partition("\n")[0].lstrip("# ").rstrip(".")))
     return found

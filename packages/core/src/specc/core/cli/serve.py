@@ -16,6 +16,7 @@ from specc.core.algorithms import algorithm
 from specc.core.cli.options import ONLY, as_json, print_json
 from specc.core.cli.target import is_spec, named
 from specc.core.contracts import Manifest
+from specc.core.engines import architecture
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute.machine import detect_class
 from specc.core.store import Store
@@ -119,4 +120,6 @@ def vllm_command(served: Served, *, device: str, port: int) -> list[str]:
         "--host": HOST,
         "--port": str(port),
     }
+    if (other := architecture(params["verifier"]["config"])) != {}:
+        flags["--hf-overrides"] = jsonlib.dumps(other["hf_overrides"])
     return [*start, *(word for flag in flags.items() for word in flag), *device_flags]

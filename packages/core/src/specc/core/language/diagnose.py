@@ -78,12 +78,12 @@ class Diagnosis:
         name, section = str(path[-1]), dotted(path[:-1])
         if refused := reserved(path):
             return self.document.error(refused.sentence, path, key=True, hint=refused.hint, id=refused.id)
-        if (other := self._owner(path)) is not None:
-            union, tag, owner, chosen = other
+        if (other := self._owners(path)) is not None:
+            union, tag, owners, chosen = other
             kind = union if tag == "name" else tag
             return self.document.error(
-                f"`{printable(name)}` belongs to {kind} `{owner}`, and this {union} is `{printable(str(chosen))}`",
-                path, key=True, id="E0106", hint=f"remove it, or use `{tag}: {owner}`")  # fmt: skip
+                f"`{printable(name)}` belongs to {kind} {listed(owners)}, and this {union} is `{printable(str(chosen))}`",
+                path, key=True, id="E0106", hint=f"remove it, or use `{tag}: {owners[0]}`")  # fmt: skip
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.6)
         note, hint = (f"did you mean `{near[0]}`?", None) if near else (self._elsewhere(name), None)
         if note is None:
@@ -99,8 +99,8 @@ class Diagnosis:
         near = difflib.get_close_matches(name, places, n=1, cutoff=0.8)
         return f"did you mean `{places[near[0]]}`?" if near else None
 
-    def _owner(self, path: KeyPath) -> tuple[str, str, str, object] | None:
-        """Return (union, tag, member, chosen one) if the field at `path` is one of another member of a tagged union."""
+    def _owners(self, path: KeyPath) -> tuple[str, str, list[str], object] | None:
+        """Return (union, tag, members, chosen one) if the field at `path` is one of other members of a tagged union."""
         for place, union in tagged_unions(self.schema).items():
             section: Any = self.document.data
             if path[: len(place)] != place or len(path) == len(place):
@@ -108,9 +108,9 @@ class Diagnosis:
             for part in place:
                 section = section[part]
             chosen, field = section.get(union.tag, union.default), dotted(path[len(place) :])
-            owner = next((name for name, known in union.members.items() if name != chosen and field in known), None)
-            if owner is not None:
-                return str(place[-1]), union.tag, owner, chosen
+            owners = [name for name, known in union.members.items() if name != chosen and field in known]
+            if owners:
+                return str(place[-1]), union.tag, owners, chosen
         return None
 
     def _missing(self, error: ValidationError, path: KeyPath) -> Iterator[SpeccError]:

@@ -116,7 +116,7 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Some names are reserved for a later release of specc.",
         "They have a meaning already, and this release cannot honour it.",
         "Do what the hint says in place of it.",
-        "reserved-loss-weight",
+        "reserved-sources",
     ),
     "E0105": Explanation(
         "A spec is of a version of the language that the release reads.",

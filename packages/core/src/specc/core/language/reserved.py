@@ -57,8 +57,6 @@ RESERVED: Final[Mapping[str, str]] = {
     "runtime.datagen.python": "interpreters never come from a spec: they could run anything",
     "runtime.train.python": "interpreters never come from a spec: they could run anything",
     "runtime.datagen.workers": "use `workers: 1`",
-    **{f"draft.algorithm={name}": "use `algorithm: eagle3`"
-       for name in ("peagle", "dflash", "dflash2", "dspark", "xpress", "mtp")},
 }  # fmt: skip
 
 DECIDED: Final[Mapping[str, str]] = {

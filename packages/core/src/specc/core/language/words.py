@@ -20,6 +20,8 @@ _KINDS: Final = {
     "object": "a mapping",
 }
 _PLURALS: Final = {"string": "strings", "integer": "whole numbers", "number": "numbers", "object": "mappings"}
+SHOWN: Final = 20
+"""Names that a sentence lists; of more it gives the number."""
 
 
 def types_of(rule: Mapping[str, Any]) -> set[str]:
@@ -41,7 +43,8 @@ def words(rule: Mapping[str, Any]) -> str:
     if "anyOf" in rule:
         return " or ".join(words(option) for option in rule["anyOf"] if option.get("type") != "null")
     if "const" in rule or "enum" in rule:
-        return listed(rule.get("enum") or [rule["const"]], "or")
+        known: list[object] = rule.get("enum") or [rule["const"]]
+        return listed(known, "or") if len(known) <= SHOWN else f"one of {len(known)} names (`{known[0]}`, …)"
     if "patternErrorMessage" in rule:
         return str(rule["patternErrorMessage"])
     kinds = types_of(rule)

@@ -81,7 +81,7 @@ class VerifierConfig(Section):
     architecture: str
     """Class of the model."""
     model_type: str
-    """Family of the model."""
+    """Family of the model, or of its part for text."""
     hidden_size: Count
     """Width of a hidden state."""
     num_hidden_layers: Count
@@ -93,7 +93,7 @@ class VerifierConfig(Section):
     head_dim: Count
     """Width of one head."""
     intermediate_size: Count
-    """Width of the feed-forward layers."""
+    """Width of the feed-forward layers; of a verifier with experts, that of a draft's."""
     vocab_size: Count
     """Number of tokens of the vocabulary."""
     max_position_embeddings: Count
@@ -101,13 +101,26 @@ class VerifierConfig(Section):
     rms_norm_eps: Annotated[float, Field(gt=0)]
     """Term added to the norms' denominators."""
     rope_parameters: dict[str, Any]
-    """Rotary embedding: its kind, its base, and what the kind asks for."""
+    """Rotary embedding of whole heads: its kind, its base, and what the kind asks for."""
     tie_word_embeddings: bool
     """Whether the output layer's weights are the embedding's."""
     bos_token_id: Token | None
     """Token that a text begins with, if there is one."""
     eos_token_ids: list[Token]
     """Tokens that end an answer, in ascending order."""
+    norm: Literal["rms", "gemma", "layernorm"] = "rms"
+    """Final norm: `rms` multiplies by its gain w, `gemma` is such a norm by 1 + w, and `layernorm` takes the mean away
+    besides. Absent if `rms`."""
+    logit_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the logits; absent if 1."""
+    logit_softcap: Annotated[float, Field(gt=0)] | None = None
+    """Cap c of the logits z, which are c tanh(z / c) after it; absent without one."""
+    embedding_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor that the embedding layer applies to its rows, rounded to their dtype before; absent if 1."""
+    partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each head that the verifier's own rotary embedding turns; absent if 1."""
+    num_nextn_predict_layers: Count | None = None
+    """Number of the verifier's own layers that predict further tokens; absent if there is none."""
 
 
 class LockedVerifier(Verifier):

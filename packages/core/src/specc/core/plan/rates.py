@@ -82,7 +82,8 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
     if name == "draft":
         learnt = sum(math.prod(shape) for shape in learnt_shapes(values).values())
         ends = 2 * head_size(config) * WIDTH[verifier["dtype"]]
-        wide = 12 * config["hidden_size"] + 4 * draft["intermediate_size"]  # a row's kept activations at each step
+        inner = draft.get("intermediate_size", config["intermediate_size"])
+        wide = 12 * config["hidden_size"] + 4 * inner  # a row's kept activations at each step
         kept = algorithm(draft["algorithm"]).training(draft, config, 0.0).kept
         rows = values["train"]["batch_tokens"] * kept / ranks(values, name)
         return TRAINER + ends + 18 * learnt + 2 * rows * wide

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 from specc.core.errors import SpeccError
 from specc.core.files import digest_of, sha256
-
-FAMILIES: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Dense families whose final norm has the gain `w` and whose logits are neither scaled nor capped, so that the
-training targets are what the verifier computes."""
+from specc.core.resolve import families
 
 Reader = Callable[[str], bytes | None]
 """Returns a file's bytes, or None if the model has no such file."""
@@ -20,46 +17,33 @@ Reader = Callable[[str], bytes | None]
 def config_facts(read: Reader) -> dict[str, Any]:
     """Return the tree `verifier.config`; raises `SpeccError` for families whose targets would be wrong."""
     raw = _json(read, "config.json")
-    family = raw.get("model_type")
-    if family not in FAMILIES:
-        known = ", ".join(f"`{name}`" for name in sorted(FAMILIES))
-        raise SpeccError(
-            f"verifiers of the family `{family}` are not in this release",
-            hint=f"these are: {known}; others have norms or logits that the training targets must honour first",
-        )
+    name, family, text = families.find(raw)
     generation = _json(read, "generation_config.json", optional=True)
     try:
-        heads = int(raw["num_attention_heads"])
-        eos = generation.get("eos_token_id", raw.get("eos_token_id"))
+        heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
+        eos = generation.get("eos_token_id", text.get("eos_token_id"))
+        rope, share = families.rotary(family, text)
         return {
             "architecture": raw["architectures"][0],
-            "model_type": family,
-            "hidden_size": int(raw["hidden_size"]),
-            "num_hidden_layers": int(raw["num_hidden_layers"]),
+            "model_type": name,
+            "hidden_size": hidden,
+            "num_hidden_layers": int(text["num_hidden_layers"]),
             "num_attention_heads": heads,
-            "num_key_value_heads": int(raw.get("num_key_value_heads") or heads),
-            "head_dim": int(raw.get("head_dim") or raw["hidden_size"] // heads),
-            "intermediate_size": int(raw["intermediate_size"]),
-            "vocab_size": int(raw["vocab_size"]),
-            "max_position_embeddings": int(raw["max_position_embeddings"]),
-            "rms_norm_eps": float(raw["rms_norm_eps"]),
-            "rope_parameters": _rope(raw),
-            "tie_word_embeddings": bool(raw.get("tie_word_embeddings", False)),
-            "bos_token_id": raw.get("bos_token_id"),
+            "num_key_value_heads": int(text.get("num_key_value_heads") or heads),
+            "head_dim": int(text.get("head_dim") or hidden // heads),
+            "intermediate_size": families.dense_width(family, text),
+            "vocab_size": int(text["vocab_size"]),
+            "max_position_embeddings": int(text["max_position_embeddings"]),
+            "rms_norm_eps": float(text[family.epsilon]),
+            "rope_parameters": rope,
+            **({} if share == 1 else {"partial_rotary_factor": share}),
+            "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
+            "bos_token_id": text.get("bos_token_id"),
             "eos_token_ids": [] if eos is None else sorted(eos) if isinstance(eos, list) else [eos],
+            **families.peculiar(family, text),
         }
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise SpeccError(f"the verifier's `config.json` lacks or garbles {error}") from error
-
-
-def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return rotary parameters in the form of transformers 5, from either form."""
-    if rope := raw.get("rope_parameters"):
-        return {"rope_type": "default", **rope}
-    scaling = dict(raw.get("rope_scaling") or {})
-    kind = scaling.pop("type", None) or scaling.pop("rope_type", None) or "default"
-    scaling.pop("rope_type", None)
-    return {"rope_type": kind, "rope_theta": float(raw.get("rope_theta", 10000.0)), **scaling}
 
 
 def tokenizer_digest(read: Reader) -> str:

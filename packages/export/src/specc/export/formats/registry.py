@@ -8,9 +8,17 @@ from typing import Final
 from specc.core.algorithms import ALGORITHMS
 from specc.core.errors import SpeccError
 from specc.export.formats.base import Format
+from specc.export.formats.dflash import DFLASH
+from specc.export.formats.dflash2 import DFLASH2
+from specc.export.formats.dspark import DSPARK
 from specc.export.formats.eagle3 import EAGLE3
+from specc.export.formats.mtp import MTP
+from specc.export.formats.peagle import PEAGLE
+from specc.export.formats.xpress import XPRESS
 
-FORMATS: Final[Mapping[str, Format]] = {row.algorithm: row for row in (EAGLE3,)}
+FORMATS: Final[Mapping[str, Format]] = {
+    row.algorithm: row for row in (EAGLE3, DFLASH, PEAGLE, DFLASH2, XPRESS, MTP, DSPARK)
+}
 
 if FORMATS.keys() != ALGORITHMS.keys():
     raise ImportError(f"half-registered algorithms: {sorted(FORMATS.keys() ^ ALGORITHMS.keys())}")

@@ -1,7 +1,7 @@
 """Draft models: built from tensors, trained by their own step, replayed over known rows."""
 
 from specc.train.models.base import Batch, DraftModel, Reading
-from specc.train.models.registry import build, check_shapes, initial, load, trained
+from specc.train.models.registry import build, check_shapes, initial, load, native, trained
 from specc.train.models.walk import WalkCounts, accepted_lengths, greedy_walk
 from specc.train.verifier import Frozen, read_verifier
 
@@ -17,6 +17,7 @@ __all__ = [
     "greedy_walk",
     "initial",
     "load",
+    "native",
     "read_verifier",
     "trained",
 ]

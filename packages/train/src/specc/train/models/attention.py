@@ -28,6 +28,22 @@ class Block:
     """Float32 `[queries, keys]`: 0 where visible, -inf elsewhere."""
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The queries' own keys where these are other queries' too.
+
+    `places` int64 `[queries, own]` among the step's inputs; `mask` float32 `[queries, own]`: 0 where visible, -inf
+    elsewhere.
+    """
+
+    places: Tensor
+    mask: Tensor
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """Return `[queries, own, ...]` of `inputs` `[inputs, ...]`."""
+        return inputs.index_select(0, self.places.flatten()).view(*self.places.shape, *inputs.shape[1:])
+
+
 def visible(rows: Tensor, step: int, first: int, last: int, window: int | None) -> Tensor:
     """Return which of the first step's keys `first:last` the queries at `rows` see at `step`, bool `[rows, keys]`.
 
@@ -79,12 +95,16 @@ class StepAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
-        ctx: Any, query: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values: Tensor, where: list[Block]
-    ) -> Tensor:
+        ctx: Any, query: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values: Tensor, where: list[Block],
+        own_mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Return `[queries, heads, size]`.
 
         `query` `[queries, heads, size]`; `keys`, `values` `[rows, kv heads, size]` of the first step;
-        `own_keys`, `own_values` `[queries, own, kv heads, size]` of the later steps that the query may see.
+        `own_keys`, `own_values` `[queries, own, kv heads, size]` of the later steps that the query may see. Where
+        several queries share their own keys these are `[sharers, own, kv heads, size]`, each for the next
+        `queries / sharers` queries, and `own_mask` float32 `[queries / sharers, own]`, with the sharers before it where
+        they differ, is 0 where one is visible and -inf elsewhere; each query sees one.
         """
         count, heads, size = query.shape
         groups = keys.shape[1]
@@ -97,7 +117,11 @@ class StepAttention(torch.autograd.Function):
         ok, ov = (
             x.to(wide).permute(2, 0, 1, 3).contiguous() for x in (own_keys, own_values)
         )  # [kv, queries, own, size]
-        own = q @ ok.transpose(2, 3)  # [kv, queries, group, own]
+        mine = own_keys.shape[1]
+        shared = _shared(q, len(own_keys))  # queries that share keys are rows of one product
+        own = (q.view(*shared, size) @ ok.transpose(2, 3)).view(*q.shape[:3], mine)  # [kv, queries, group, own]
+        if own_mask is not None:
+            own.view(groups, len(own_keys), own_mask.shape[-2], q.shape[2], mine).add_(own_mask[..., None, :])
         # With no visible key at all the sum is over the query's own alone.
         total = torch.logsumexp(own, -1, keepdim=True)  # [kv, queries, group, 1]; -inf without own keys
         out = torch.zeros_like(q)
@@ -110,7 +134,7 @@ class StepAttention(torch.autograd.Function):
             out[:, a:b] = (p.flatten(1, 2) @ v[:, c:d]).view_as(out[:, a:b]).mul_((first - both).exp_())
             total[:, a:b] = both
         weights = torch.exp(own - total)
-        out += weights @ ov
+        out += (weights.view(*shared, mine) @ ov).view_as(out)
         ctx.save_for_backward(q, k, v, ok, ov, out, total, weights)
         ctx.where, ctx.scale, ctx.dtype = where, scale, query.dtype
         return out.transpose(0, 1).reshape(count, heads, size).to(query.dtype)
@@ -131,18 +155,25 @@ class StepAttention(torch.autograd.Function):
             dv[:, c:d] += p.transpose(1, 2) @ g
             dk[:, c:d] += ds.transpose(1, 2) @ q[:, a:b].flatten(1, 2)
             dq[:, a:b] = (ds @ k[:, c:d]).view_as(dq[:, a:b])
-        dov = weights.transpose(2, 3) @ grad  # [kv, queries, own, size]
-        ds = weights * (grad @ ov.transpose(2, 3) - delta)  # [kv, queries, group, own]
-        dok = ds.transpose(2, 3) @ q
-        dq = dq.add_(ds @ ok).mul_(ctx.scale).transpose(0, 1).flatten(1, 2)
+        shared = _shared(q, ok.shape[1])
+        w, g = weights.view(*shared, weights.shape[-1]), grad.view(*shared, grad.shape[-1])
+        dov = w.transpose(2, 3) @ g  # [kv, sharers, own, size]
+        ds = w * (g @ ov.transpose(2, 3) - delta.view(*shared, 1))  # [kv, sharers, queries * group, own]
+        dok = ds.transpose(2, 3) @ q.view_as(g)
+        dq = dq.add_((ds @ ok).view_as(dq)).mul_(ctx.scale).transpose(0, 1).flatten(1, 2)
         dk, dv = dk.transpose(0, 1), dv.transpose(0, 1)
         dok, dov = dok.permute(1, 2, 0, 3), dov.permute(1, 2, 0, 3)
-        return *(x.to(ctx.dtype) for x in (dq, dk, dv, dok, dov)), None
+        return *(x.to(ctx.dtype) for x in (dq, dk, dv, dok, dov)), None, None
 
 
 def _grouped(x: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
     """Return `[queries, heads, size]` as `[kv heads, queries, heads of one kv head, size]`."""
     return x.to(dtype).unflatten(1, (groups, -1)).transpose(0, 1).contiguous()
+
+
+def _shared(q: Tensor, sharers: int) -> tuple[int, int, int]:
+    """Return the shape of queries `[kv, queries, group, size]` by sharers: `(kv, sharers, queries of one * group)`."""
+    return len(q), sharers, q.shape[1] * q.shape[2] // max(1, sharers)
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -73,6 +74,11 @@ class DraftModel(nn.Module):
             return torch.ones(spec.shape)
         return torch.randn(spec.shape, generator=random) * SPREAD
 
+    @classmethod
+    def native(cls, draft: Mapping[str, Any], verifier: Mapping[str, Any], folder: Path) -> dict[str, Tensor] | None:
+        """Return the trained tensors as the verifier in `folder` has them, fp32; None for a draft that it has not."""
+        return None
+
     @abstractmethod
     def choose(self, masks: Sequence[Tensor], random: torch.Generator) -> list[Any]:
         """Return for each document of an optimizer step what is learnt from it.
@@ -89,6 +95,14 @@ class DraftModel(nn.Module):
     def terms(self, content: Any, losses: Mapping[str, float]) -> tuple[Tensor, Tensor]:
         """Return the terms' sums of weighted losses and sums of weights, both `[terms]`."""
 
+    def measured(self, content: Any, losses: Mapping[str, float]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return what `terms` returns for a batch of validation rows, and sums of what `summary` tells besides."""
+        return *self.terms(content, losses), {}
+
+    def summary(self, measures: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the algorithm's own metrics of an epoch, as JSON, given its `measured` sums over all batches."""
+        return {}
+
     @abstractmethod
     def guesses(self, document: Reading, steps: int) -> Tensor:
         """Return greedy drafts from every place of a document, as the verifier's ids, int64 `[tokens, steps]`.
@@ -104,6 +118,17 @@ class DraftModel(nn.Module):
 
         The draft starts from the document's last token. Computed from the beginning each time, without a cache.
         """
+
+    def draft(self, document: Reading, steps: int) -> Tensor:
+        """Return the greedy draft from the document's last token, as the verifier's ids, int64 `[steps]`.
+
+        It follows `logits`, unless a model's tokens are not drafted one after another.
+        """
+        drafted = document.ids[:0]
+        for _ in range(steps):
+            best = self.logits(document, drafted).argmax(-1, keepdim=True)
+            drafted = torch.cat((drafted, self.to_verifier(best)))
+        return drafted
 
     def forward(self, batch: Batch, losses: Mapping[str, float]) -> Tensor:
         """Return the training loss; of several ranks each returns its part of it."""

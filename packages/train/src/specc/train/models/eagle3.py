@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from specc.core.algorithms import decoder_config
 from specc.train.layers import MLP, FrozenInput, RMSNorm, Rotary, rotate, unit_rms
 from specc.train.losses import draft_losses
-from specc.train.models.attention import Block, StepAttention, blocks
+from specc.train.models.attention import Block, Own, StepAttention, blocks
 from specc.train.models.base import DraftModel, Reading
 from specc.train.models.rows import Rows, Targets, depths, pack, whole
 
@@ -43,7 +43,8 @@ class Step:
     """What all layers of a step share.
 
     `angles` are cosines and sines `[inputs, 1, head size]`; `queries` which inputs the last layer goes on with
-    (None: all); `where` the attention blocks of all inputs and `where_last` those of the queries.
+    (None: all); `where` the attention blocks of all inputs and `where_last` those of the queries. `own` are the inputs'
+    own keys where they are among the inputs of this step (P-EAGLE); else the ones of earlier steps and of this.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Step:
     queries: Tensor | None
     where: list[Block]
     where_last: list[Block]
+    own: Own | None = None
 
 
 class Attention(nn.Module):
@@ -83,13 +85,16 @@ class Attention(nn.Module):
         if memory is None:
             none = key.new_zeros(len(query), 0, *key.shape[1:])
             now = Memory(key, value, none, none)
+        elif step.own is not None:
+            now = Memory(memory.keys, memory.values, step.own.of(key), step.own.of(value.expand_as(key)))
         else:
             # A window no longer than the unrolled steps forgets the query's own oldest keys too.
             newest = slice(-(self.window or step.number), None)
             own_keys = torch.cat((memory.own_keys, key[:, None]), 1)[:, newest]
             own_values = torch.cat((memory.own_values, value[:, None]), 1)[:, newest]
             now = Memory(memory.keys, memory.values, own_keys, own_values)
-        out: Tensor = StepAttention.apply(query, now.keys, now.values, now.own_keys, now.own_values, where)  # pyright: ignore[reportAssignmentType] - apply is untyped
+        mask = None if step.own is None else step.own.mask[:, None]  # [inputs, 1, own]
+        out: Tensor = StepAttention.apply(query, now.keys, now.values, now.own_keys, now.own_values, where, mask)  # pyright: ignore[reportAssignmentType] - apply is untyped
         return self.o_proj(out.flatten(1)), now
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -12,10 +13,24 @@ from torch import Tensor
 from specc.core.algorithms import ALGORITHMS, TensorSpec, algorithm
 from specc.core.errors import Exit, SpeccError
 from specc.train.models.base import DraftModel
+from specc.train.models.dflash import DFlash
+from specc.train.models.dflash2 import DFlash2
+from specc.train.models.dspark import DSpark
 from specc.train.models.eagle3 import Eagle3
+from specc.train.models.mtp import Mtp
+from specc.train.models.peagle import Peagle
+from specc.train.models.xpress import XPress
 from specc.train.verifier import Frozen
 
-MODELS: Final[Mapping[str, type[DraftModel]]] = {"eagle3": Eagle3}
+MODELS: Final[Mapping[str, type[DraftModel]]] = {
+    "eagle3": Eagle3,
+    "dflash": DFlash,
+    "peagle": Peagle,
+    "dflash2": DFlash2,
+    "xpress": XPress,
+    "mtp": Mtp,
+    "dspark": DSpark,
+}
 
 if MODELS.keys() != ALGORITHMS.keys():
     raise ImportError(f"half-registered algorithms: {sorted(MODELS.keys() ^ ALGORITHMS.keys())}")
@@ -67,6 +82,11 @@ def load(
 def initial(draft: Mapping[str, Any], verifier: Mapping[str, Any], spec: TensorSpec, random: torch.Generator) -> Tensor:
     """Return a trained tensor's random first value, fp32."""
     return MODELS[draft["algorithm"]].initial(spec, random)
+
+
+def native(draft: Mapping[str, Any], verifier: Mapping[str, Any], folder: Path) -> dict[str, Tensor] | None:
+    """Return the trained tensors as the verifier in `folder` has them, fp32; None for a draft that it has not."""
+    return MODELS[draft["algorithm"]].native(draft, verifier, folder)
 
 
 def trained(draft: Mapping[str, Any], verifier: Mapping[str, Any]) -> list[TensorSpec]:

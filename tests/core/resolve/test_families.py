@@ -1,0 +1,171 @@
+"""The table of families: what it reads from real configurations, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from specc.core.errors import SpeccError
+from specc.core.lock.schema import VerifierConfig
+from specc.core.resolve.families import FAMILIES, INSIDE
+from specc.core.resolve.huggingface import config_facts
+
+PLAIN: dict[str, Any] = {
+    "architectures": ["AnyForCausalLM"], "hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 400, "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 512, "rope_theta": 500000.0, "eos_token_id": 2,
+}  # fmt: skip
+COHERE = {key: value for key, value in PLAIN.items() if key != "rms_norm_eps"} | {"layer_norm_eps": 1e-5}
+KEYS = {
+    "architecture", "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "intermediate_size", "vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_parameters",
+    "tie_word_embeddings", "bos_token_id", "eos_token_ids",
+}  # fmt: skip
+"""What every verifier's facts have, and a plain one's alone."""
+CLASSES = {
+    "cohere": "CohereConfig", "cohere2": "Cohere2Config", "gemma": "GemmaConfig", "gemma2": "Gemma2Config",
+    "gemma3_text": "Gemma3TextConfig", "granite": "GraniteConfig",
+    "llama": "LlamaConfig", "mimo": "Qwen2Config", "mistral": "MistralConfig", "mixtral": "MixtralConfig",
+    "olmo2": "Olmo2Config", "phi3": "Phi3Config", "qwen2": "Qwen2Config", "qwen2_moe": "Qwen2MoeConfig",
+    "qwen3": "Qwen3Config", "qwen3_5_moe_text": "Qwen3_5MoeTextConfig", "qwen3_5_text": "Qwen3_5TextConfig",
+    "qwen3_moe": "Qwen3MoeConfig", "qwen3_next": "Qwen3NextConfig",
+}  # fmt: skip
+"""transformers' classes of all families' configurations; MiMo's has code of its own and derives from Qwen2's."""
+
+
+def facts(config: dict[str, Any], generation: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the facts of a `config.json`."""
+    files = {"config.json": config} | ({"generation_config.json": generation} if generation else {})
+    return config_facts(lambda name: json.dumps(files[name]).encode() if name in files else None)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "olmo2", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"])
+def test_a_plain_family_has_no_facts_of_its_own(family: str) -> None:
+    found = facts(PLAIN | {"model_type": family})
+    assert set(found) == KEYS
+    assert found["intermediate_size"] == 96
+
+
+OWN: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"model_type": "gemma"}, {"norm": "gemma", "embedding_scale": 8.0}),
+    ({"model_type": "gemma2"}, {"norm": "gemma", "embedding_scale": 8.0, "logit_softcap": 30.0}),
+    ({"model_type": "gemma2", "final_logit_softcapping": 20}, {"norm": "gemma", "embedding_scale": 8.0,
+                                                               "logit_softcap": 20.0}),
+    ({"model_type": "gemma2", "final_logit_softcapping": None}, {"norm": "gemma", "embedding_scale": 8.0}),
+    ({"model_type": "gemma3_text"}, {"norm": "gemma", "embedding_scale": 8.0}),
+    ({"model_type": "granite", "logits_scaling": 16, "embedding_multiplier": 12}, {"logit_scale": 0.0625}),
+    ({"model_type": "granite"}, {}),
+    ({"model_type": "mimo", "num_nextn_predict_layers": 1}, {"num_nextn_predict_layers": 1}),
+    ({"model_type": "phi3", "partial_rotary_factor": 0.75}, {"partial_rotary_factor": 0.75}),
+    ({"model_type": "qwen3_next", "num_nextn_predict_layers": 1},
+     {"norm": "gemma", "partial_rotary_factor": 0.25, "num_nextn_predict_layers": 1}),
+    ({"model_type": "qwen3_5_text", "mtp_num_hidden_layers": 1},
+     {"norm": "gemma", "partial_rotary_factor": 0.25, "num_nextn_predict_layers": 1}),
+    ({"model_type": "qwen3_5_moe_text", "partial_rotary_factor": 1.0}, {"norm": "gemma"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "own"), OWN)
+def test_what_is_peculiar_in_a_family_is_a_fact(changes: dict[str, Any], own: dict[str, Any]) -> None:
+    found = facts(PLAIN | changes)
+    assert {key: value for key, value in found.items() if key not in KEYS} == own
+    assert set(found) <= set(VerifierConfig.model_fields)
+    VerifierConfig.model_validate(found)
+
+
+def test_cohere_has_a_layer_norm_and_the_epsilon_of_it() -> None:
+    found = facts(COHERE | {"model_type": "cohere", "layer_norm_eps": 1e-4})
+    assert (found["norm"], found["rms_norm_eps"], found["logit_scale"]) == ("layernorm", 1e-4, 0.0625)
+    assert found["tie_word_embeddings"]
+
+
+@pytest.mark.parametrize("family", ["qwen3_5_moe_text"])
+def test_a_verifier_of_experts_alone_has_drafts_of_three_times_the_hidden_size(family: str) -> None:
+    assert facts(PLAIN | {"model_type": family})["intermediate_size"] == 192
+
+
+def test_a_model_for_more_than_text_is_read_inside() -> None:
+    """As the hub has Gemma 3: what is as in transformers is left out."""
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}  # fmt: skip
+    raw = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [106, 1],
+           "text_config": text, "vision_config": {"hidden_size": 1152}}  # fmt: skip
+    assert facts(raw) == {
+        "architecture": "Gemma3ForConditionalGeneration", "model_type": "gemma3_text", "hidden_size": 2560,
+        "num_hidden_layers": 34, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "intermediate_size": 10240, "vocab_size": 262208, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+        "tie_word_embeddings": True, "bos_token_id": None, "eos_token_ids": [1, 106], "norm": "gemma",
+        "embedding_scale": 2560**0.5,
+    }  # fmt: skip
+
+
+def test_a_draft_has_the_rotary_embedding_of_whole_heads_one_axis_and_layers_without_a_window() -> None:
+    both = {"full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+            "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"}}  # fmt: skip
+    found = facts(PLAIN | {"model_type": "gemma3_text", "rope_parameters": both})
+    assert found["rope_parameters"] == both["full_attention"]
+    axes = {"rope_type": "default", "rope_theta": 1e7, "mrope_section": [1, 1, 0], "mrope_interleaved": True,
+            "partial_rotary_factor": 0.5}  # fmt: skip
+    found = facts(PLAIN | {"model_type": "qwen3_5_text", "rope_parameters": axes})
+    assert found["rope_parameters"] == {"rope_type": "default", "rope_theta": 1e7}
+    assert found["partial_rotary_factor"] == 0.5
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model_type": "nemotron"}, r"family `nemotron` are not in this release"),
+    ({}, r"family `None` are not in this release"),
+    ({"model_type": "llama", "logit_scale": 0.5}, r"sets `logit_scale` to 0\.5, which the family `llama` does not"),
+    ({"model_type": "granite", "logit_scale": 2}, r"sets `logit_scale` to 2, which the family `granite`"),
+    ({"model_type": "qwen3", "logits_scaling": 8.0}, r"sets `logits_scaling`"),
+    ({"model_type": "gemma", "final_logit_softcapping": 30.0}, r"sets `final_logit_softcapping` to 30\.0"),
+    ({"model_type": "cohere"}, r"sets `rms_norm_eps` to 1e-05, which the family `cohere`"),
+    ({"model_type": "qwen2", "partial_rotary_factor": 0.5}, r"sets `partial_rotary_factor`"),
+    ({"model_type": "qwen2", "rope_parameters": {"partial_rotary_factor": 0.5}}, r"sets `partial_rotary_factor`"),
+    ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, r"`use_bidirectional_attention` to true"),
+    ({"model_type": "gemma2", "tie_word_embeddings": False}, r"vLLM ties those of `gemma2` always"),
+    ({"model_type": "gemma2", "final_logit_softcapping": 0}, r"lacks or garbles 'final_logit_softcapping'"),
+    ({"model_type": "granite", "logits_scaling": "8"}, r"lacks or garbles 'logits_scaling'"),
+    ({"model_type": "granite", "logits_scaling": None}, r"lacks or garbles 'logits_scaling'"),
+    ({"model_type": "llama", "rope_scaling": {"type": "su"}}, r"rotary embeddings of type `su` are not known"),
+    ({"model_type": "gemma3", "text_config": {"model_type": "gemma2"}}, r"of the family `gemma2`, not `gemma3_text`"),
+    ({"model_type": "gemma3", "text_config": PLAIN | {"final_logit_softcapping": 30.0}},
+     r"sets `final_logit_softcapping` to 30\.0, which the family `gemma3` does not have"),
+    ({"model_type": "qwen3_5", "tie_word_embeddings": False, "text_config": PLAIN | {"tie_word_embeddings": True}},
+     r"sets `tie_word_embeddings` to false, its `text_config` to true"),
+    ({"model_type": "gemma3", "text_config": []}, r"lacks or garbles 'hidden_size'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_what_training_would_get_wrong_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpeccError, match=message):
+        facts(PLAIN | changes)
+
+
+def test_the_error_lists_what_is_known() -> None:
+    with pytest.raises(SpeccError) as error:
+        facts(PLAIN | {"model_type": "nemotron"})
+    assert error.value.hint is not None
+    for name in (*FAMILIES, *INSIDE):
+        assert f"`{name}`" in error.value.hint
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_configuration_leaves_out_is_what_transformers_takes_or_an_error(family: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, CLASSES[family])()
+    full = {**config.to_dict(), "model_type": family, "architectures": ["AnyForCausalLM"], "eos_token_id": 1}
+    whole, agreed = facts(full), 0
+    for key in full:
+        try:
+            found = facts({one: value for one, value in full.items() if one != key})
+        except SpeccError:
+            continue
+        if key != "bos_token_id":  # it decides nothing: what a text begins with is the tokenizer's
+            assert found | {"eos_token_ids": [1]} == whole, key
+            agreed += 1
+    assert agreed > 5
