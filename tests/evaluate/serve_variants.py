@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STEPS, MAX_TOKENS = 3, 24
 PROMPTS = [
-    [(11 * row + 5 * place) % 300 + 3 for place in range(6 + row % 12)] + [40 + row % 3] * 3 for row in range(24)
+    [(11 * row + 5 * place) % 300 + 3 for place in range(6 + row % 12)] + [40 + row % 3] * 3 for row in range(16)
 ]
 
 

@@ -369,8 +369,8 @@ def test_an_evaluation_without_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from specc.evaluate import evaluation, render
     from specc.evaluate.prompts import Prompt
 
-    assert evaluation.runtime_of("eagle3", "cpu") == "vllm"
-    assert evaluation.runtime_of("xpress", "cuda") == "reference"
+    assert evaluation.runtime_of({"algorithm": "eagle3"}, "cpu") == "vllm"
+    assert evaluation.runtime_of({"algorithm": "xpress"}, "cuda") == "reference"
     folder = drafts.calm(make_verifier(tmp_path / "verifier", layers=8, heads=2, kv_heads=1))
     prompts = write_prompts(tmp_path / "held-out.jsonl", 9)
     rows = [json.loads(line)["messages"] for line in prompts.read_text().splitlines()]

@@ -89,7 +89,7 @@ def test_the_replay_counts_exactly_what_vllm_counts(name: str, counts: dict[str,
 def test_the_decoder_answers_and_counts_exactly_as_vllm(name: str, counts: dict[str, dict[str, object]]) -> None:
     """Of answers that part, only where two tokens are as good as equal; then the counts may part as well."""
     parted = counts[name]["parted"]
-    assert len(parted) <= 0.02 * len(PROMPTS)
+    assert sum(len(one["parted"]) for one in counts.values()) <= 0.02 * len(PROMPTS) * len(counts)
     assert all(gap is not None and gap <= 2 for gap in parted)
     assert parted or counts[name]["decoded"] == counts[name]["served"]
 

@@ -66,7 +66,7 @@ def without(*path: str) -> dict[str, Any]:
         ([], "not a JSON object"),
         ({"model_type": "llama"}, "not in the speculators format: `speculators_model_type` is missing"),
         ({**GOLDEN, "model_type": "llama"}, "a top-level `model_type` makes vLLM take a speculator for a plain model"),
-        ({**GOLDEN, "speculators_model_type": "xpress"}, "speculators of type `xpress` cannot be read or written"),
+        ({**GOLDEN, "speculators_model_type": "medusa"}, "speculators of type `medusa` cannot be read or written"),
         ({**GOLDEN, "dtype": "int4"}, "a field of the speculators format is missing or malformed: `dtype`"),
         (without("norm_output"), "a field of the speculators format is missing or malformed: `norm_output`"),
         (

@@ -55,7 +55,7 @@ def test_the_configuration_has_the_formats_fields(speculator: tuple[dict[str, An
     # The day that vLLM knows it, its own reading of these fields is to be compared here.
     with pytest.raises(ValueError, match="Expected one of"):
         SpeculatorsConfig.from_pretrained(str(checkpoint))
-    assert algorithm("xpress").vllm == ()
+    assert algorithm("xpress").vllm({}) == ()
 
 
 def test_tensors_are_those_of_the_layout(speculator: tuple[dict[str, Any], Path]) -> None:

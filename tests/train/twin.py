@@ -18,7 +18,7 @@ from torch import Tensor
 from specc.train.data import Corpus, epoch_batches
 from specc.train.determinism import set_determinism
 from specc.train.engine import Engine
-from specc.train.models import Eagle3, build, trained
+from specc.train.models import DraftModel, build, trained
 from specc.train.verifier import read_verifier
 from specc.train.whole import gradient
 from train.world import DRAFT, LAYERS, MUON, TRAIN, VERIFIER, World, stream
@@ -35,7 +35,7 @@ CASES = [
 CLIP, RATES, DECAY = 0.5, (1e-3, 3e-3, 2e-3, 1e-3), 0.1
 
 
-def reference(model: Eagle3, options: dict[str, Any]) -> list[torch.optim.Optimizer]:
+def reference(model: DraftModel, options: dict[str, Any]) -> list[torch.optim.Optimizer]:
     """Return torch's own optimizers for the parameters, as the language describes them."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     norms = [parameter for parameter in model.parameters() if parameter.ndim != 2]
@@ -60,8 +60,8 @@ def compare(world: World, case: str) -> dict[str, Any]:
         for i, spec in enumerate(trained(DRAFT, VERIFIER))
     }
 
-    def model() -> Eagle3:
-        return build(DRAFT, VERIFIER, first, embed_tokens=frozen.embed_tokens, head=frozen.head, d2t=d2t)
+    def model() -> DraftModel:
+        return build(DRAFT, VERIFIER, first, frozen, d2t)
 
     options = (MUON if optimizer == "muon" else TRAIN["optimizer"]) | {"weight_decay": DECAY}
     zero = {"stage": int(number), "offload": offload}
@@ -77,9 +77,9 @@ def compare(world: World, case: str) -> dict[str, Any]:
 
     engine.engine.backward = noted
     for rate, places in zip(RATES, batches, strict=False):
-        batch = corpus.batch([corpus.training[place] for place in places], 3, frozen)
-        engine.step(rate, batch.rows, batch.targets, train["loss"])
-        twin(batch.rows, batch.targets, train["loss"]).backward()
+        batch = corpus.batch([corpus.training[place] for place in places], twin, frozen.normed, stream(0))
+        engine.step(rate, batch, train["loss"])
+        twin(batch, train["loss"]).backward()
         for (name, low), master in zip(twin.named_parameters(), masters.parameters(), strict=True):
             near = float((low.grad - seen[name]).norm() / low.grad.norm())
             assert near < 2e-2, f"the gradient of {name} is off by {near}"

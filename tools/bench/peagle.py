@@ -4,7 +4,7 @@
     speed_of_one_depth    seconds of a step with one depth, over those with eight
 
 A step is a forward and a backward pass over 2,048 rows of four documents, seven eighths of which the assistant wrote,
-of a draft for SmolLM2-135M in bf16 with 8,192 tokens and the default sampling. What is there before the step, weights
+of a draft for SmolLM2-135M in fp32 with 8,192 tokens and the default sampling. What is there before the step, weights
 and batch, is not counted. Each measurement is a process of its own with two threads, and each side has two, by turns;
 the best count.
 """
@@ -66,7 +66,7 @@ def measure(depths: int) -> dict[str, float]:
     draw = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=draw).bfloat16()
+        return torch.randn(shape, generator=draw)
 
     embed = random(VOCABULARY, 576)
     frozen = Frozen(embed, torch.ones(576), 1e-5, Head(embed[:8192] * 576**-0.5), embed)

@@ -179,7 +179,7 @@ def own_module(folder: Path) -> None:
     d2t = load_file(artifact(folder, "vocabulary") / "vocabulary.safetensors")["d2t"]
     frozen = read_verifier(artifact(folder, "verifier"), config, d2t, torch.bfloat16)
     start = load_file(folder / "start.safetensors")
-    model = model_of(draft, config, start, embed_tokens=frozen.embed_tokens, head=frozen.head, d2t=d2t)
+    model = model_of(draft, config, start, frozen, d2t)
     masters = [start[name].clone().requires_grad_() for name, _ in model.named_parameters()]
     optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     rows, flops, started = 0, 0, 0.0
@@ -187,9 +187,9 @@ def own_module(folder: Path) -> None:
     for number, (documents, corpus) in enumerate(steps):
         if number == 2:
             started = time.perf_counter()
-        batch = corpus.batch(documents, draft["ttt"]["steps"], frozen)
+        batch = corpus.batch(documents, model, frozen.normed, torch.Generator())
         with FlopCounterMode(display=False) if number == 1 else torch.enable_grad() as counter:
-            loss = model(batch.rows, batch.targets, {"kl": 1.0})
+            loss = model(batch, {"kl": 1.0})
             loss.backward()
         losses.append(float(loss.detach()))
         if number == 1 and counter is not None:

@@ -98,6 +98,8 @@ class Speculator:
     folder: Path
     serving: Mapping[str, Any]
     tokens: int
+    verifier: Path | None = None
+    """A verifier of its own, where the draft is a part of it."""
 
     def as_config(self) -> dict[str, Any]:
         """Return vLLM's `speculative_config`."""
@@ -123,7 +125,8 @@ def answer(
     from vllm.distributed import cleanup_dist_env_and_memory
 
     try:
-        llm = _start(verifier, dtype=dtype, length=length, device=device, speculator=speculator)
+        served = (speculator and speculator.verifier) or verifier
+        llm = _start(served, dtype=dtype, length=length, device=device, speculator=speculator)
         _generate(llm, prompts[:1], 2)  # the rest of the start-up hides in the first call
     except Exception as error:
         what = "the checkpoint with its verifier" if speculator else "the verifier"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -45,9 +46,9 @@ ENOUGH_DRAFTS: Final = 500
 Runtime = Literal["vllm", "reference"]
 
 
-def runtime_of(name: str, device: str) -> Runtime:
-    """Return what answers prompts with an algorithm's drafts on a device: vLLM where it can."""
-    return "vllm" if device in algorithm(name).vllm else "reference"
+def runtime_of(draft: Mapping[str, Any], device: str) -> Runtime:
+    """Return what answers prompts with a resolved draft on a device: vLLM where it can."""
+    return "vllm" if device in algorithm(draft["algorithm"]).vllm(draft) else "reference"
 
 
 def evaluation(stage: Stage) -> None:
@@ -70,7 +71,7 @@ class Evaluation:
         self.tokens: int = params["export"]["speculative_tokens"]
         self.max_tokens: int = params["evaluate"]["max_tokens"]
         self.device = str(stage.facets.get("device", "cpu"))
-        self.runtime = runtime_of(self.draft["algorithm"], self.device)
+        self.runtime = runtime_of(self.draft, self.device)
         self.verifier = stage.input("verifier")
         self.checkpoint = stage.input("checkpoint")
         self.seconds: dict[str, float] = {}
@@ -85,10 +86,10 @@ class Evaluation:
 
     def run(self) -> None:
         """Measure everything, write the report, and say what looks wrong."""
-        trained = self._speculator(self.checkpoint)
+        trained = self._trained()
         served = self._answer("speculative", self.prompts, trained)
         plain = self._answer("plain", self.prompts)
-        untrained = self._answer("untrained draft", self.first, self._speculator(self._untrained()))
+        untrained = self._answer("untrained draft", self.first, self._untrained())
         found = differences(plain.answers, served.answers)
         walked, logits = self._replay(served, found)
         lossless = {
@@ -193,8 +194,17 @@ class Evaluation:
     def _speculator(self, folder: Path) -> Speculator:
         return Speculator(folder=folder, serving=algorithm(self.draft["algorithm"]).serving, tokens=self.tokens)
 
-    def _untrained(self) -> Path:
-        """Return a copy of the checkpoint with the weights that it had before the first training step."""
+    def _trained(self) -> Speculator:
+        """Return the checkpoint, or the copy of the verifier that it is stitched into."""
+        if "stitched" not in self.stage.job.inputs:
+            return self._speculator(self.checkpoint)
+        folder = self.stage.input("stitched")
+        return replace(self._speculator(folder), verifier=folder)
+
+    def _untrained(self) -> Speculator:
+        """Return the draft before its first training step: the verifier's own, or a copy of the checkpoint."""
+        if "stitched" in self.stage.job.inputs:
+            return replace(self._speculator(self.verifier), verifier=self.verifier)
         from safetensors.torch import load_file, save_file
 
         target = self.stage.work / "untrained"
@@ -204,7 +214,7 @@ class Evaluation:
         initial = load_file(self.stage.input("draft") / "initial.safetensors")
         tensors |= {name: tensor.to(tensors[name].dtype) for name, tensor in initial.items()}
         save_file(tensors, target / "model.safetensors")
-        return target
+        return self._speculator(target)
 
     def _replay(self, served: Run, found: Sequence[Difference]) -> tuple[WalkCounts, dict[int, Logits | None]]:
         with self._phase("replay"):

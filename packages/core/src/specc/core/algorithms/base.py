@@ -8,15 +8,13 @@ import itertools
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 Tree = Mapping[str, Any]
 """A sub-tree of the resolved spec: plain JSON values."""
-EVERYWHERE: Final = ("cpu", "cuda")
-"""Devices on which vLLM runs what has no kernels of its own."""
 
 
 class Section(BaseModel):
@@ -98,6 +96,8 @@ class TrainingCost:
     """Of a row of validation that has a target, besides: its loss."""
     kept: int
     """How often a row goes through the layers before its gradient: times that its activations are kept in memory."""
+    most: int | None = None
+    """Rows of an optimizer step that are learnt from as ones with a target; None for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +110,12 @@ class Algorithm:
     `layers(draft)` are the ids of the verifier's layers whose input states it reads, beside the last layer's output.
     `training(draft, verifier, length)` is what a row costs among rows of `length` tokens in the mean.
     `max_speculative_tokens(draft)` is the longest draft that it can be asked for. `serving` is what vLLM is told of a
-    speculator beside its folder and its number of tokens, and `vllm` the devices on which vLLM runs it: on others it is
-    evaluated by the reference decoder. `drafted(draft)` is the number of tokens of a draft in training and the field
-    that decides it, and `loss` the losses and weights of a spec that names none. `fields(draft)` are its own top-level
-    fields of a speculator's `config.json`, all of them always written, `absent` what readers take a missing one for,
-    and `decoder(draft, verifier)` its `transformer_layer_config`.
+    speculator beside its folder and its number of tokens, and `vllm(draft)` the devices on which vLLM runs it: on
+    others it is evaluated by the reference decoder. `drafted(draft)` is the number of tokens of a draft in training
+    and the field that decides it, and `loss` the losses and weights of a spec that names none. `fields(draft)` are its
+    own top-level fields of a speculator's `config.json`, all of them always written, `absent` what readers take a
+    missing one for, and `decoder(draft, verifier)` its `transformer_layer_config`. A draft that is `stitched` is a
+    part of the verifier, and served in a copy of it.
     """
 
     name: str
@@ -126,17 +127,23 @@ class Algorithm:
     training: Callable[[Tree, Tree, float], TrainingCost]
     max_speculative_tokens: Callable[[Tree], int]
     serving: Mapping[str, Any]
-    vllm: tuple[str, ...]
+    vllm: Callable[[Tree], tuple[str, ...]]
     drafted: Callable[[Tree], tuple[int, str]]
     loss: Mapping[str, float]
     fields: Callable[[Tree], dict[str, Any]]
     decoder: Callable[[Tree, Tree], dict[str, Any]]
     absent: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    stitched: bool = False
 
 
 def vocabulary_of(draft: Tree, verifier: Tree) -> int:
     """Return the number of tokens that a resolved draft can propose; all, where the algorithm has no such knob."""
     return draft.get("vocabulary", verifier["vocab_size"])
+
+
+def everywhere(_: Tree) -> tuple[str, ...]:
+    """Return the devices on which vLLM runs what has no kernels of its own."""
+    return ("cpu", "cuda")
 
 
 def layers_read(draft: Tree) -> list[int]:

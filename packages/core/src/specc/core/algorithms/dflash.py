@@ -105,6 +105,8 @@ class DFlashDraft(BlockDraft):
 
     algorithm: Literal["dflash"]
     """Algorithm of the draft model; it decides which other keys this section has."""
+    sample_from_anchor: Literal[False] = False  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Whether the token that a block starts from proposes the one after it: vLLM serves no such DFlash draft."""
 
 
 def derive(draft: Tree, verifier: Tree) -> dict[str, Derived]:
@@ -158,10 +160,9 @@ def block_training(draft: Tree, verifier: Tree, length: float, extra: float = 0)
     """Return what a row costs as `specc.train.models.dflash` computes.
 
     A row of context is fused and makes keys and values in every layer. A row that has a target may be the anchor of a
-    block, all of whose slots go through all layers; `anchors` bounds how many are, in a step, which a row cannot know:
-    this is the cost if all are. What is learnt costs 6 a weight, the fusion of frozen states 4 and the frozen head 2
-    for the verifier and 4 for the draft. `extra` is what a slot passes through besides, in weights. Validation drafts
-    from every row.
+    block, all of whose slots go through all layers; `anchors` bounds how many are, in a step. What is learnt costs 6 a
+    weight, the fusion of frozen states 4 and the frozen head 2 for the verifier and 4 for the draft. `extra` is what a
+    slot passes through besides, in weights. Validation drafts from every row.
     """
     slots, (tokens, _) = draft["block_size"], drafted(draft)
     size = {name: math.prod(shape) for name, shape in learnt(block_tensors(draft, verifier)).items() if len(shape) == 2}
@@ -179,6 +180,7 @@ def block_training(draft: Tree, verifier: Tree, length: float, extra: float = 0)
         guess=guess,
         checked=slots * (2 * (layers + extra) + seen) + tokens * 4 * head,
         kept=slots,
+        most=draft["anchors"],
     )
 
 
@@ -229,6 +231,14 @@ def max_speculative_tokens(draft: Tree) -> int:
     return drafted(draft)[0]
 
 
+def vllm(draft: Tree) -> tuple[str, ...]:
+    """Return where vLLM 0.32 runs a draft rightly: on a CPU one of a single layer.
+
+    There it norms the context's keys of every layer with the weight of the first layer's `k_norm`.
+    """
+    return ("cuda",) if draft["layers"] > 1 else ("cpu", "cuda")
+
+
 DFLASH = Algorithm(
     name="dflash",
     title="DFlash",
@@ -240,7 +250,7 @@ DFLASH = Algorithm(
     max_speculative_tokens=max_speculative_tokens,
     serving={"method": "dflash"},
     # vLLM 0.32 runs it on a CPU too, but norms the context's keys of all layers by the first layer's weights there.
-    vllm=("cuda",),
+    vllm=vllm,
     drafted=drafted,
     loss={"ce": 1.0},
     fields=block_fields,

@@ -147,6 +147,11 @@ def decoder(draft: Tree, verifier: Tree) -> dict[str, Any]:
     return {**block_decoder(draft, verifier), **own}
 
 
+def vllm(draft: Tree) -> tuple[str, ...]:
+    """Return where vLLM 0.32 runs a draft: it has no kernels for a CPU, and of the Markov heads it knows one."""
+    return ("cuda",) if draft["markov"]["type"] == "vanilla" else ()
+
+
 DSPARK = Algorithm(
     name="dspark",
     title="DSpark",
@@ -157,7 +162,7 @@ DSPARK = Algorithm(
     training=training,
     max_speculative_tokens=max_speculative_tokens,
     serving={"method": "dspark"},
-    vllm=("cuda",),
+    vllm=vllm,
     drafted=drafted,
     loss={"kl": 1.0},
     fields=fields,

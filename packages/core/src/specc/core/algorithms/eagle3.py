@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from specc.core.algorithms.base import (
-    EVERYWHERE,
     Algorithm,
     Derived,
     DraftSection,
@@ -20,6 +19,7 @@ from specc.core.algorithms.base import (
     attention,
     decoder_config,
     decoder_layer,
+    everywhere,
     layers_read,
     learnt,
     vocabulary_map,
@@ -188,7 +188,7 @@ EAGLE3 = Algorithm(
     training=training,
     max_speculative_tokens=max_speculative_tokens,
     serving={"method": "eagle3"},
-    vllm=EVERYWHERE,
+    vllm=everywhere,
     drafted=drafted,
     loss={"kl": 1.0},
     fields=fields,

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from specc.core.algorithms.base import (
-    EVERYWHERE,
     Algorithm,
     Derived,
     DraftSection,
@@ -26,6 +25,7 @@ from specc.core.algorithms.base import (
     Tree,
     attention,
     decoder_layer,
+    everywhere,
     learnt,
 )
 from specc.core.errors import SpeccError
@@ -343,7 +343,8 @@ MTP = Algorithm(
     training=training,
     max_speculative_tokens=max_speculative_tokens,
     serving={"method": "mtp"},
-    vllm=EVERYWHERE,
+    stitched=True,
+    vllm=everywhere,
     drafted=drafted,
     loss={"ce": 1.0},
     fields=fields,

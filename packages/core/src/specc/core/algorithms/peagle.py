@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from specc.core.algorithms.base import (
-    EVERYWHERE,
     Algorithm,
     Derived,
     DraftSection,
@@ -18,6 +17,7 @@ from specc.core.algorithms.base import (
     TrainingCost,
     Tree,
     attention,
+    everywhere,
     layers_read,
     learnt,
 )
@@ -144,7 +144,7 @@ PEAGLE = Algorithm(
     training=training,
     max_speculative_tokens=max_speculative_tokens,
     serving={"method": "eagle3", "parallel_drafting": True},
-    vllm=EVERYWHERE,
+    vllm=everywhere,
     drafted=drafted,
     loss={"kl": 1.0},
     fields=fields,

@@ -23,8 +23,8 @@ class Compared:
     """A build and what is known of it; a number that was not measured is None.
 
     `state` is `current` if all its artifacts are there, `missing` if none was ever built that is its alone.
-    `acceptance` is the mean acceptance length on the held-out prompts, `positions` the share of drafts that were accepted
-    at each position. `loss` is that of the epoch which was kept, on the validation rows. `seconds` and
+    `acceptance` is the mean acceptance length on the held-out prompts, `positions` the share of drafts that were
+    accepted at each position. `loss` is that of the epoch which was kept, on the validation rows. `seconds` and
     `tokens_per_second` are those of training, `size` the bytes of the checkpoint.
     """
 

@@ -87,12 +87,15 @@ def find(target: str, only: Collection[str] = ()) -> Served:
                 f"`{target}` is an artifact of the stage `{checkpoint.stage}`, and a server needs a checkpoint",
                 hint="`specc status SPEC` lists a spec's artifacts",
             )
-    return Served(
-        name=str(checkpoint.params["name"]),
-        checkpoint=checkpoint,
-        speculator=store.path(checkpoint.digest),
-        verifier=store.path(checkpoint.inputs["verifier"]),
-    )
+    name = str(checkpoint.params["name"])
+    speculator, verifier = store.path(checkpoint.digest), store.path(checkpoint.inputs["verifier"])
+    if algorithm(checkpoint.params["draft"]["algorithm"]).stitched:
+        stitched = store.last(name, "stitched")
+        if stitched is None or stitched.inputs["checkpoint"] != checkpoint.digest:
+            raise SpeccError(f"the verifier that `{name}` is stitched into is not here", where=str(store.root),
+                             hint="`specc build SPEC` makes it")  # fmt: skip
+        speculator = verifier = store.path(stitched.digest)
+    return Served(name=name, checkpoint=checkpoint, speculator=speculator, verifier=verifier)
 
 
 def vllm_command(served: Served, *, device: str, port: int) -> list[str]:

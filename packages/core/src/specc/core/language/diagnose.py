@@ -80,9 +80,10 @@ class Diagnosis:
             return self.document.error(refused.sentence, path, key=True, hint=refused.hint, id=refused.id)
         if (other := self._owners(path)) is not None:
             union, tag, owners, chosen = other
-            kind = union if tag == "name" else tag
+            kind = (union if tag == "name" else tag) + ("s" if len(owners) > 1 else "")
             return self.document.error(
-                f"`{printable(name)}` belongs to {kind} {listed(owners)}, and this {union} is `{printable(str(chosen))}`",
+                f"`{printable(name)}` belongs to {kind} {listed(owners)}, and this {union} is"
+                f" `{printable(str(chosen))}`",
                 path, key=True, id="E0106", hint=f"remove it, or use `{tag}: {owners[0]}`")  # fmt: skip
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.6)
         note, hint = (f"did you mean `{near[0]}`?", None) if near else (self._elsewhere(name), None)
@@ -101,7 +102,8 @@ class Diagnosis:
 
     def _owners(self, path: KeyPath) -> tuple[str, str, list[str], object] | None:
         """Return (union, tag, members, chosen one) if the field at `path` is one of other members of a tagged union."""
-        for place, union in tagged_unions(self.schema).items():
+        # The innermost first: a member of it may be missing in what holds it.
+        for place, union in sorted(tagged_unions(self.schema).items(), key=lambda item: -len(item[0])):
             section: Any = self.document.data
             if path[: len(place)] != place or len(path) == len(place):
                 continue
@@ -109,7 +111,7 @@ class Diagnosis:
                 section = section[part]
             chosen, field = section.get(union.tag, union.default), dotted(path[len(place) :])
             owners = [name for name, known in union.members.items() if name != chosen and field in known]
-            if owners:
+            if owners and field not in union.members.get(str(chosen), ()):
                 return str(place[-1]), union.tag, owners, chosen
         return None
 
@@ -140,17 +142,21 @@ class Diagnosis:
         """Return the error for a value that the field at `path` does not take; `rule` is for items of lists."""
         if refused := reserved(path, value):
             return self.document.error(refused.sentence, path, hint=refused.hint, id=refused.id)
-        known = self._whole_rule(path) or rule or {}
+        known = self._whole_rule(path, rule or {}) or rule or {}
         note, hint = self._advice(value, known)
         return self.document.error(f"expected {words(known)} for `{dotted(path)}`, found {show(value)}", path,
                                    note=note, hint=hint, id="E0102")  # fmt: skip
 
-    def _whole_rule(self, path: KeyPath) -> Schema | None:
-        """Return the field's schema, which says more than the branch that failed."""
+    def _whole_rule(self, path: KeyPath, failed: Mapping[str, Any]) -> Schema | None:
+        """Return the field's schema, which says more than the branch that `failed`; None where it is another's."""
         if isinstance(path[-1], int):
             return None
         found = self.fields.get(dotted(path))
-        return found[0] if found else None
+        # Members of a union have fields of one name, and a choice of their own for it.
+        other = (
+            found is not None and "description" in failed and failed.get("description") != found[0].get("description")
+        )
+        return found[0] if found and not other else None
 
     def _advice(self, value: object, rule: Mapping[str, Any]) -> tuple[str | None, str | None]:
         """Return a note beside the caret and a hint."""

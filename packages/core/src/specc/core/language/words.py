@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +44,7 @@ def words(rule: Mapping[str, Any]) -> str:
     if "anyOf" in rule:
         return " or ".join(words(option) for option in rule["anyOf"] if option.get("type") != "null")
     if "const" in rule or "enum" in rule:
-        known: list[object] = rule.get("enum") or [rule["const"]]
+        known = [json.dumps(word) if isinstance(word, bool) else word for word in rule.get("enum") or [rule["const"]]]
         return listed(known, "or") if len(known) <= SHOWN else f"one of {len(known)} names (`{known[0]}`, …)"
     if "patternErrorMessage" in rule:
         return str(rule["patternErrorMessage"])

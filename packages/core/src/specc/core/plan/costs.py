@@ -77,7 +77,10 @@ def _draft(values: Values, corpus: Corpus) -> float:
     """Return the operations of training, and of validation after each epoch and before the first."""
     draft, passes = values["draft"], _passes(values, corpus)
     cost = algorithm(draft["algorithm"]).training(draft, values["verifier"]["config"], corpus.length)
-    learning = rows_seen(values, corpus) * cost.row + corpus.answered * (1 - corpus.held) * passes * cost.target
+    seen, targets = rows_seen(values, corpus), corpus.answered * (1 - corpus.held) * passes
+    if cost.most is not None:
+        targets = min(targets, cost.most * seen / values["train"]["batch_tokens"])
+    learning = seen * cost.row + targets * cost.target
     checking = corpus.held * (passes + 1) * (corpus.tokens * cost.guess + corpus.answered * cost.checked)
     return learning + checking + _orthogonal(values, corpus)
 
@@ -157,6 +160,7 @@ def sizes(values: Values, files: Mapping[str, Path], corpus: Corpus) -> dict[str
         * WIDTH[verifier["dtype"]],
         "draft": 2 * 4 * weights,  # in fp32, the best epoch's and the first
         "checkpoint": sum(math.prod(tensor.shape) * bits[tensor.dtype] / 8 for tensor in row.layout(draft, config)),
+        "stitched": _copied(verifier, files) or weight_bytes(verifier),
         "evaluation": 2000,
     }
 

@@ -84,8 +84,8 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
         ends = 2 * head_size(config) * WIDTH[verifier["dtype"]]
         inner = draft.get("intermediate_size", config["intermediate_size"])
         wide = 12 * config["hidden_size"] + 4 * inner  # a row's kept activations at each step
-        kept = algorithm(draft["algorithm"]).training(draft, config, 0.0).kept
-        rows = values["train"]["batch_tokens"] * kept / ranks(values, name)
+        cost, rows = algorithm(draft["algorithm"]).training(draft, config, 0.0), values["train"]["batch_tokens"]
+        rows = min(rows, cost.most or rows) * cost.kept / ranks(values, name)
         return TRAINER + ends + 18 * learnt + 2 * rows * wide
     whole = {"verifier": 2.0 if verifier["format"] == "gguf" else 0.0, "checkpoint": 4.0}
     return PYTHON + whole.get(name, 0.0) * disks[name]

@@ -61,6 +61,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "hidden_states": "datagen",
     "draft": "train",
     "checkpoint": "export",
+    "stitched": "export",
     "evaluation": "evaluate",
 }
 
@@ -177,7 +178,7 @@ def _draft(values: Values) -> StageRow:
     init = values["draft"].get("init")
     return StageRow(
         name="draft",
-        version=2,
+        version=3,
         params=pick(values, "draft", "train", "verifier.dtype", "verifier.config", "data.sequence_length",
                     "data.shuffle", without=("train.save_every", "draft.init.from")),
         inputs={"tokens": "tokens", "hidden_states": "hidden_states", "verifier": "verifier",
@@ -199,6 +200,17 @@ def _checkpoint(values: Values) -> StageRow:
     )  # fmt: skip
 
 
+def _stitched(values: Values) -> StageRow | None:
+    if not algorithm(values["draft"]["algorithm"]).stitched:
+        return None
+    return StageRow(
+        name="stitched",
+        version=1,
+        params=pick(values, "name", "draft.algorithm", "verifier.config"),
+        inputs={"checkpoint": "checkpoint", "verifier": "verifier"},
+    )
+
+
 def _evaluation(values: Values) -> StageRow | None:
     if values.get("evaluate") is None:
         return None
@@ -207,7 +219,8 @@ def _evaluation(values: Values) -> StageRow | None:
         version=1,
         params=pick(values, "evaluate", "export.speculative_tokens", "draft", "verifier.dtype", "verifier.config",
                     "verifier.chat_template_sha256", "data.system_prompt", "date"),
-        inputs={"checkpoint": "checkpoint", "draft": "draft", "verifier": "verifier"},
+        inputs={"checkpoint": "checkpoint", "draft": "draft", "verifier": "verifier",
+                **({"stitched": "stitched"} if _stitched(values) else {})},
         files=tuple(dict.fromkeys(item["file"] for item in values["evaluate"]["prompts"])),
         facets=_VLLM,
     )  # fmt: skip
@@ -222,6 +235,7 @@ ROWS: Final[Mapping[str, Callable[[Values], StageRow | None]]] = {
     "hidden_states": _hidden_states,
     "draft": _draft,
     "checkpoint": _checkpoint,
+    "stitched": _stitched,
     "evaluation": _evaluation,
 }
 """Every stage, in the order in which one thread of execution runs them."""

@@ -44,6 +44,7 @@ class Family:
     tied: bool = False
     rotary: bool = False
     heads: str | None = None
+    experts: bool = False
     absent: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -70,15 +71,16 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "mixtral": Family(absent={"num_key_value_heads": 8, "rope_theta": 1000000.0}),
     "olmo2": Family(),
     "phi3": Family(rotary=True),
-    "qwen2": Family(absent={"num_key_value_heads": 32}),
+    # MiMo's checkpoints are served as Qwen2's with a head.
+    "qwen2": Family(heads="num_nextn_predict_layers", absent={"num_key_value_heads": 32}),
     "qwen2_moe": Family(absent={"num_key_value_heads": 16}),
     "qwen3": Family(absent={"num_key_value_heads": 32, "head_dim": 128}),
-    "qwen3_5_moe_text": Family(norm="gemma", dense=False, rotary=True, heads="mtp_num_hidden_layers",
+    "qwen3_5_moe_text": Family(norm="gemma", dense=False, rotary=True, heads="mtp_num_hidden_layers", experts=True,
                                absent={**_QWEN3_NEXT, "num_key_value_heads": 2}),
     "qwen3_5_text": Family(norm="gemma", rotary=True, heads="mtp_num_hidden_layers",
                            absent={**_QWEN3_NEXT, "num_key_value_heads": 4}),
     "qwen3_moe": Family(absent={"num_key_value_heads": 4}),
-    "qwen3_next": Family(norm="gemma", rotary=True, heads="num_nextn_predict_layers",
+    "qwen3_next": Family(norm="gemma", rotary=True, heads="num_nextn_predict_layers", experts=True,
                          absent={**_QWEN3_NEXT, "num_key_value_heads": 2}),
 }  # fmt: skip
 
@@ -143,7 +145,24 @@ def peculiar(family: Family, text: Mapping[str, Any]) -> dict[str, Any]:
         facts["embedding_scale"] = _positive(text, "hidden_size") ** 0.5
     if family.heads and (heads := int(text.get(family.heads) or 0)):
         facts["num_nextn_predict_layers"] = heads
+        if family.experts:
+            facts |= _experts(text)
     return facts
+
+
+def _experts(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a native head's experts are like; `num_experts` is 0 where its layer is dense.
+
+    The head is the layer 0 of a decoder of its own, and dense where the configuration says so of that layer.
+    """
+    dense = 0 in (text.get("mlp_only_layers") or ()) or int(text.get("decoder_sparse_step") or 1) != 1
+    return {
+        "num_experts": 0 if dense else int(text.get("num_experts") or 0),
+        "num_experts_per_tok": int(text["num_experts_per_tok"]),
+        "moe_intermediate_size": int(text["moe_intermediate_size"]),
+        "shared_expert_intermediate_size": int(text["shared_expert_intermediate_size"]),
+        "norm_topk_prob": bool(text.get("norm_topk_prob", True)),
+    }
 
 
 def dense_width(family: Family, text: Mapping[str, Any]) -> int:

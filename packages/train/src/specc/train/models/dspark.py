@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from specc.train.models.block import Blocks, Targets
 from specc.train.models.calibration import BINS, calibration, tally
 from specc.train.models.dflash import DFlash
 
-NARROW = 0.01
+NARROW: Final = 0.01
 """Standard deviation of the previous token's first embeddings, the format's own: at first there is hardly a bias."""
 
 
