@@ -173,7 +173,9 @@ def derived() -> dict[str, str]:
                  "model.safetensors": "", "data.jsonl": ""}  # fmt: skip
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
-        for algorithm in ALGORITHMS:
+        for algorithm, row in ALGORITHMS.items():
+            if row.stitched:  # of a part that this verifier lacks
+                continue
             spec = folder / f"{algorithm}.yaml"
             spec.write_text("version: 1\nname: derived\nverifier: {model: ./}\ndata: {sources: [{file: data.jsonl}]}\n"
                             f"draft: {{algorithm: {algorithm}}}\n", encoding="utf-8")  # fmt: skip

@@ -411,6 +411,24 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Run `specc lock SPEC`, and commit the lock.",
         "facts/unpinned-revision",
     ),
+    "E0312": Explanation(
+        "A draft that is a part of its verifier needs one that has that part.",
+        "There would be nothing to fine-tune, and no server that looks for it.",
+        "Choose another algorithm, or a verifier with a native MTP head.",
+        "facts/head-of-a-verifier-without-one",
+    ),
+    "E0313": Explanation(
+        "`draft.mask_token` is one of the verifier's tokens.",
+        "Its embedding stands for a token that is still to be drafted.",
+        "Give the id of a token, or remove the line.",
+        "facts/mask-beyond-the-vocabulary",
+    ),
+    "E0314": Explanation(
+        "Where the verifier has no token that ends an answer, `draft.mask_token` is given.",
+        "It is derived from that token otherwise.",
+        "Add `mask_token` to `draft`, the id of a token that no text has.",
+        "facts/no-token-for-a-mask",
+    ),
     # E04: the matrix
     "E0401": Explanation(
         "A matrix has at most 10000 combinations.",

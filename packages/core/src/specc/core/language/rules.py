@@ -49,7 +49,12 @@ class Rules:
 
     def check_with(self, config: Values) -> list[SpeccError]:
         """Return what is wrong given `verifier.config` of the resolved spec."""
-        return [*self._layers(config), *self._lengths(config), *self._answers(config), *self._reach(config)]
+        try:
+            self.algorithm.derive(self.draft, config)
+        except SpeccError as error:  # a draft that there is no deriving for: of a part that the verifier lacks
+            return [self._error("E0312", error.message, "draft.algorithm", hint=error.hint)]
+        return [*self._layers(config), *self._lengths(config), *self._answers(config), *self._mask(config),
+                *self._reach(config)]  # fmt: skip
 
     def _error(self, id: str, message: str, *paths: str, note: str | None = None,  # noqa: A002 - as in SpeccError
                hint: str | None = None) -> SpeccError:  # fmt: skip
@@ -231,6 +236,19 @@ class Rules:
             yield self._error("E0310", "the verifier is to write the answers, and has no token that ends one",
                               "data.responses.from", "verifier.model",
                               hint="use an instruct model, or `responses: {from: data}`")  # fmt: skip
+
+    def _mask(self, config: Values) -> Iterator[SpeccError]:
+        """Rules on the token that stands for one that is still to be drafted."""
+        if "mask_token" not in self.draft:
+            return
+        mask, size = self.draft["mask_token"], config["vocab_size"]
+        if mask is None and not config["eos_token_ids"]:
+            yield self._error("E0314", "the verifier has no token that ends an answer, and `draft.mask_token` is"
+                              " derived from it", "draft.mask_token",
+                              hint="add `mask_token`, the id of a token that no text has")  # fmt: skip
+        if mask is not None and mask >= size:
+            yield self._error("E0313", f"`draft.mask_token` is {mask}, and the verifier has {size} tokens",
+                              "draft.mask_token", hint=f"ids go from 0 to {size - 1}")  # fmt: skip
 
     def _layers(self, config: Values) -> Iterator[SpeccError]:
         draft, count, size = self.draft, config["num_hidden_layers"], config["vocab_size"]
