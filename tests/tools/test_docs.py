@@ -74,7 +74,8 @@ def test_every_field_error_and_command_has_a_heading_of_its_own(root: Path, tool
     anchor: Callable[[str], str] = tool["anchor"]
     for page, wanted in expected.items():
         found = headings(root, page)
-        assert wanted <= set(found), page
+        # A field of several members of a union has a heading for each, which names the member.
+        assert wanted <= {heading.partition(" (")[0] for heading in found}, page
         assert len({anchor(heading) for heading in found}) == len(found), page
 
 

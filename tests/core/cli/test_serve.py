@@ -35,7 +35,7 @@ def seal(store: Store, stage: str, name: str, **inputs: str) -> Manifest:
         "name": name,
         "draft": {"algorithm": "eagle3"},
         "export": {"speculative_tokens": 3},
-        "verifier": {"dtype": "bfloat16"},
+        "verifier": {"dtype": "bfloat16", "config": {"model_type": "llama"}},
     }
     job = StageJob(
         stage=stage, version=1, key=key, params=params, facets={}, files={},

@@ -32,7 +32,7 @@ CONFIG = {
 
 LEARNING_RATE = "= 1e-4\n"
 LENGTH = "LONGEST_SEQUENCE: Final = 2048\n"
-LOSS = "] = Loss(kl=1.0)\n"
+LOSS = '    loss={"kl": 1.0},\n'
 OPTIMIZER = "] = AdamW()\n"
 SHUFFLE = "    shuffle: bool = True\n"
 ROWS = '    """Number of rows to take from the start of the file. Default: all."""\n'
@@ -83,18 +83,18 @@ class Project:
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Callable[..., Path]:
-    """Copy the compiler with texts of `language/models.py` replaced, each of which stands there once."""
+    """Copy the compiler with texts of its language or of EAGLE-3 replaced, each of which stands there once."""
 
     def release(changes: dict[str, str]) -> Path:
         folder = tmp_path_factory.mktemp("release")
         shutil.copytree(root / "packages/core/src/specc", folder / "packages/core/src/specc")
         shutil.copytree(root / "schema", folder / "schema")
-        models = folder / "packages/core/src/specc/core/language/models.py"
-        text = models.read_text()
+        core = folder / "packages/core/src/specc/core"
         for old, new in changes.items():
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        models.write_text(text)
+            found = [path for path in (core / "language/models.py", core / "algorithms/eagle3.py")
+                     if old in path.read_text()]  # fmt: skip
+            assert len(found) == found[0].read_text().count(old) == 1, old
+            found[0].write_text(found[0].read_text().replace(old, new))
         return folder
 
     return release
@@ -157,7 +157,7 @@ def test_rules_hold_the_spec_against_the_defaults_of_its_lock(project: Project, 
 
 
 def test_a_default_of_several_keys_is_kept_whole(project: Project) -> None:
-    later = project.release({LOSS: "] = Loss(ce=0.5)\n", OPTIMIZER: "] = Muon()\n"})
+    later = project.release({LOSS: '    loss={"ce": 0.5},\n', OPTIMIZER: "] = Muon()\n"})
     project.keeps(later)
     assert project.value("train.loss") == {"kl": 1.0}
     assert project.value("train.optimizer.name") == "adamw"

@@ -109,7 +109,7 @@ def test_training_costs_what_the_module_computes(store: Store) -> None:
 
 def test_what_a_row_costs_and_keeps_is_the_algorithms_to_say(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = TrainingCost(row=1000, target=100, guess=10, checked=1, kept=3)
-    other = replace(ALGORITHMS["eagle3"], training=lambda *_: cost, hidden_states=lambda _: 9)
+    other = replace(ALGORITHMS["eagle3"], training=lambda *_: cost, layers=lambda _: [1] * 8)
     monkeypatch.setitem(cast("dict[str, Algorithm]", ALGORITHMS), "eagle3", other)
     tree = values()
     put_data(store, tree)

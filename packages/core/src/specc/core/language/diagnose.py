@@ -153,10 +153,9 @@ class Diagnosis:
             return None
         found = self.fields.get(dotted(path))
         # Members of a union have fields of one name, and a choice of their own for it.
-        other = (
-            found is not None and "description" in failed and failed.get("description") != found[0].get("description")
-        )
-        return found[0] if found and not other else None
+        inside = any(len(path) > len(place) and path[: len(place)] == place for place in tagged_unions(self.schema))
+        said = failed.get("description")
+        return None if found is None or (inside and said not in {None, found[0].get("description")}) else found[0]
 
     def _advice(self, value: object, rule: Mapping[str, Any]) -> tuple[str | None, str | None]:
         """Return a note beside the caret and a hint."""

@@ -121,6 +121,16 @@ class VerifierConfig(Section):
     """Share of each head that the verifier's own rotary embedding turns; absent if 1."""
     num_nextn_predict_layers: Count | None = None
     """Number of the verifier's own layers that predict further tokens; absent if there is none."""
+    num_experts: Annotated[int, Field(ge=0)] | None = None
+    """Number of experts of these layers, 0 for dense ones; absent where a family has none."""
+    num_experts_per_tok: Count | None = None
+    """Number of experts that a token goes through; absent as above."""
+    moe_intermediate_size: Count | None = None
+    """Width of an expert; absent as above."""
+    shared_expert_intermediate_size: Count | None = None
+    """Width of the expert that all tokens go through; absent as above."""
+    norm_topk_prob: bool | None = None
+    """Whether the weights of a token's experts sum to 1; absent as above."""
 
 
 class LockedVerifier(Verifier):
@@ -202,6 +212,9 @@ def build_lock_schema() -> Schema:
         if (init := branch["then"]["properties"].get("init")) is not None:
             init["properties"]["files"] = files
             init["required"].append("files")
+        if (size := branch["then"]["properties"].get("vocabulary")) is not None:  # resolved, it is a number
+            branch["then"]["properties"]["vocabulary"] = {
+                "type": "integer", "minimum": 2, "description": size["description"]}  # fmt: skip
     parts = {name: tree["properties"][name] for name in ("locked", "results")}
     some = {name: {"$ref": f"#/definitions/{name}"} for name in parts}
     tree["properties"] |= {

@@ -51,6 +51,7 @@ class Family:
 _COHERE: Final[Mapping[str, Any]] = {"tie_word_embeddings": True, "logit_scale": 0.0625}
 _GEMMA: Final[Mapping[str, Any]] = {"tie_word_embeddings": True, "head_dim": 256}
 _QWEN3_NEXT: Final[Mapping[str, Any]] = {"head_dim": 256, "partial_rotary_factor": 0.25}
+_EXPERTS: Final[Mapping[str, Any]] = {"moe_intermediate_size": 512, "shared_expert_intermediate_size": 512}
 
 FAMILIES: Final[Mapping[str, Family]] = {
     "cohere": Family(norm="layernorm", epsilon="layer_norm_eps", multiplied="logit_scale", tied=True,
@@ -76,12 +77,14 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "qwen2_moe": Family(absent={"num_key_value_heads": 16}),
     "qwen3": Family(absent={"num_key_value_heads": 32, "head_dim": 128}),
     "qwen3_5_moe_text": Family(norm="gemma", dense=False, rotary=True, heads="mtp_num_hidden_layers", experts=True,
-                               absent={**_QWEN3_NEXT, "num_key_value_heads": 2}),
+                               absent={**_QWEN3_NEXT, **_EXPERTS, "num_key_value_heads": 2, "num_experts": 256,
+                                       "num_experts_per_tok": 8}),
     "qwen3_5_text": Family(norm="gemma", rotary=True, heads="mtp_num_hidden_layers",
                            absent={**_QWEN3_NEXT, "num_key_value_heads": 4}),
     "qwen3_moe": Family(absent={"num_key_value_heads": 4}),
     "qwen3_next": Family(norm="gemma", rotary=True, heads="num_nextn_predict_layers", experts=True,
-                         absent={**_QWEN3_NEXT, "num_key_value_heads": 2}),
+                         absent={**_QWEN3_NEXT, **_EXPERTS, "num_key_value_heads": 2, "num_experts": 512,
+                                 "num_experts_per_tok": 10}),
 }  # fmt: skip
 
 INSIDE: Final[Mapping[str, str]] = {
