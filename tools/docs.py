@@ -147,8 +147,17 @@ def walk(node: Schema, prefix: str = "", member: str | None = None) -> Iterator[
     first, *others = members.values() or [[]]
     common = [field for field in first if others and all(field in other for other in others)]
     yield from common
+    some: list[tuple[Field, list[str]]] = []  # what several have is said once
     for name, own in members.items():
-        yield from (replace(field, member=field.member or name) for field in own if field not in common)
+        for field in own:
+            same = next((names for other, names in some if other == field), None)
+            if same is not None:
+                same.append(name)
+            elif field not in common:
+                some.append((field, [name]))
+    for field, (tag, *others) in some:
+        names = ", ".join([tag, *(other.partition(": ")[2] for other in others)])
+        yield replace(field, member=f"{names}; {field.member}" if field.member else names)
 
 
 def example(section: str) -> str | None:

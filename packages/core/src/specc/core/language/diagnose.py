@@ -33,6 +33,8 @@ class Diagnosis:
         self.document = document
         self.schema = schema
         self.fields = fields(schema)
+        # The innermost first: a member of it may be missing in what holds it.
+        self.unions = dict(sorted(tagged_unions(schema).items(), key=lambda item: -len(item[0])))
 
     def errors(self, found: Sequence[ValidationError]) -> list[SpeccError]:
         """Return jsonschema's errors as errors of the spec; of a spec of another version only that is said."""
@@ -102,8 +104,7 @@ class Diagnosis:
 
     def _owners(self, path: KeyPath) -> tuple[str, str, list[str], object] | None:
         """Return (union, tag, members, chosen one) if the field at `path` is one of other members of a tagged union."""
-        # The innermost first: a member of it may be missing in what holds it.
-        for place, union in sorted(tagged_unions(self.schema).items(), key=lambda item: -len(item[0])):
+        for place, union in self.unions.items():
             section: Any = self.document.data
             if path[: len(place)] != place or len(path) == len(place):
                 continue
@@ -153,7 +154,7 @@ class Diagnosis:
             return None
         found = self.fields.get(dotted(path))
         # Members of a union have fields of one name, and a choice of their own for it.
-        inside = any(len(path) > len(place) and path[: len(place)] == place for place in tagged_unions(self.schema))
+        inside = any(len(path) > len(place) and path[: len(place)] == place for place in self.unions)
         said = failed.get("description")
         return None if found is None or (inside and said not in {None, found[0].get("description")}) else found[0]
 

@@ -58,7 +58,7 @@ ALL: Final[Mapping[str, Explanation]] = {
         "yaml-duplicate-key",
     ),
     "E0004": Explanation(
-        "A spec is small: 1 MiB, 100 levels, 50000 values with aliases expanded.",
+        "A spec is small: 1 MiB, 100 levels, 20000 values with aliases expanded.",
         "A few lines of aliases can stand for billions of values; with a bound, checking a stranger's spec is safe.",
         "Put data into files that the spec names.",
         "yaml-laughs",

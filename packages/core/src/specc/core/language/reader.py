@@ -25,7 +25,7 @@ from specc.core.language.syntax import explain_syntax
 from specc.core.language.text import Source, Span, printable
 
 MAX_DEPTH: Final = 100
-MAX_NODES: Final = 50_000
+MAX_NODES: Final = 20_000
 """Nodes of a file with all its aliases expanded."""
 MAX_INTEGER: Final = 2**63 - 1
 

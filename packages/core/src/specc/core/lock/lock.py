@@ -142,8 +142,8 @@ def common(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         if all(other == value for other in same):
             found[key] = value
-        elif all(isinstance(other, Mapping) for other in (value, *same)):
-            found[key] = common([value, *same])
+        elif all(isinstance(other, Mapping) for other in (value, *same)) and (inner := common([value, *same])):
+            found[key] = inner
     return found
 
 

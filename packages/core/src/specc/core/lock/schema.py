@@ -229,8 +229,20 @@ def build_lock_schema() -> Schema:
         },
     }
     choice = {"if": {"required": ["builds"]}, "then": {"properties": some}, "else": {"properties": parts}}
-    partial = {name: _without(part, "required") for name, part in parts.items()}
+    partial = {name: _told(_without(part, "required")) for name, part in parts.items()}
     return {"$schema": DRAFT, "$id": ID, "title": "A lock, version 1", **tree, **choice, "definitions": partial}
+
+
+def _told(node: Any) -> Any:
+    """Return a schema in which a member of a union is meant only where its tag stands: a part may lack it."""
+    if isinstance(node, list):
+        return [_told(item) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _told(value) for key, value in cast("dict[str, Any]", node).items()}
+    if set(found) == {"if", "then"}:
+        found["if"] = {**found["if"], "required": list(found["if"]["properties"])}
+    return found
 
 
 def _without(node: Any, keyword: str) -> Any:
