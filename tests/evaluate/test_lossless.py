@@ -71,16 +71,16 @@ def result(served: float, simulated: float, untrained: float = 1.0, drafts: int 
 
 
 def test_counts_that_agree_raise_no_doubt() -> None:
-    assert doubts(result(1.80, 1.83), {"hidden_state_layers": [2, 15, 27]}) == []
+    assert doubts(result(1.80, 1.83), {"algorithm": "eagle3", "hidden_state_layers": [2, 15, 27]}) == []
 
 
 def test_served_and_replayed_lengths_that_disagree_are_said_to() -> None:
-    (doubt,) = doubts(result(1.30, 1.83), {"hidden_state_layers": [2, 15, 27]})
+    (doubt,) = doubts(result(1.30, 1.83), {"algorithm": "eagle3", "hidden_state_layers": [2, 15, 27]})
     assert "1.300" in doubt
     assert "2, 15, 27" in doubt
-    assert doubts(result(1.30, 1.83, drafts=60), {"hidden_state_layers": [2, 15, 27]}) == []
+    assert doubts(result(1.30, 1.83, drafts=60), {"algorithm": "eagle3", "hidden_state_layers": [2, 15, 27]}) == []
 
 
 def test_a_draft_that_learnt_nothing_is_said_to() -> None:
-    (doubt,) = doubts(result(1.0, 1.0, untrained=1.0), {"hidden_state_layers": [2, 15, 27]})
+    (doubt,) = doubts(result(1.0, 1.0, untrained=1.0), {"algorithm": "eagle3", "hidden_state_layers": [2, 15, 27]})
     assert "no better than the untrained one's" in doubt

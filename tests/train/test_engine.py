@@ -46,7 +46,7 @@ def test_masters_equal_those_of_torch(found: dict[str, Any], case: str) -> None:
     assert one["clipped"] == 4, "every step's gradient was longer than the limit"
     assert one["moved"] > 3e-3
     # At stage 3 sums end in other last bits, which AdamW's first step magnifies where a gradient is nearly zero.
-    assert one["apart"] < (1e-5 if case.startswith("3 fp32 adamw") else 2e-6)
+    assert one["apart"] < (1e-5 if case.startswith("3") and "adamw" in case else 2e-6)
 
 
 @pytest.fixture(scope="module")

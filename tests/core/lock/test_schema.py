@@ -174,7 +174,7 @@ GONE = object()
     ],
 )
 def test_a_damaged_lock_does_not(path: str, value: object, place: str) -> None:
-    lock = json.loads(LOCKS[0].read_text())
+    lock = json.loads((ROOT / "specs/quickstart.lock.json").read_text())
     change(lock, path, lambda node, key: node.pop(key) if value is GONE else node.update({key: value}))
     assert place in places(lock)
 

@@ -29,9 +29,12 @@ def card(params: Tree) -> str:
     )
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     template = environment.from_string(resources.files("specc.export").joinpath("card.md.jinja").read_text("utf-8"))
+    row = algorithm(params["draft"]["algorithm"])
     return template.render(
         **portable({key: params[key] for key in ("name", "verifier", "draft", "data", "train", "export")}),
-        title=algorithm(params["draft"]["algorithm"]).title,
+        title=row.title,
+        stitched=row.stitched,
+        devices=list(row.vllm(params["draft"])),
         rows=speculator_format(params["draft"]["algorithm"]).rows(params["draft"]),
         materials=materials(params),
         commands=commands(params),
@@ -39,15 +42,17 @@ def card(params: Tree) -> str:
 
 
 def commands(params: Tree) -> dict[str, str]:
-    """Return the two ways to serve the checkpoint with vLLM: by its own name, and with both paths."""
-    speculative: dict[str, Any] = {
+    """Return the ways to serve the checkpoint with vLLM: by its own name, with both paths, or inside its verifier."""
+    inside: dict[str, Any] = {
         **algorithm(params["draft"]["algorithm"]).serving,
-        "model": "./" + params["name"],
         "num_speculative_tokens": params["export"]["speculative_tokens"],
     }
+    method = {key: value for key, value in inside.items() if key != "num_speculative_tokens"}
+    speculative = {**method, "model": "./" + params["name"], **inside}
     revision = params["verifier"]["revision"]
     pinned = f" --revision {shlex.quote(revision)}" if revision else ""
     return {
         "both": f"vllm serve VERIFIER{pinned} --speculative-config {shlex.quote(json.dumps(speculative))}",
         "own": f"vllm serve ./{params['name']}",
+        "inside": shlex.quote(json.dumps(inside)),
     }

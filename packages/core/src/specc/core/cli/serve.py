@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from specc.core.algorithms import algorithm
-from specc.core.cli.options import ONLY, as_json, print_json
+from specc.core.cli.options import ONLY, as_json, print_json, words
 from specc.core.cli.target import is_spec, named
 from specc.core.contracts import Manifest
 from specc.core.engines import architecture
@@ -46,7 +46,8 @@ def command(target: str, dry_run: bool, port: int, only: tuple[str, ...], json: 
     """Print the vLLM command for a checkpoint by (the start of) its ID, or for the last one of SPEC."""
     served = find(target, only)
     device, _ = detect_class()
-    words = vllm_command(served, device=device, port=port)
+    _refuse_unserved(served, device)
+    line = vllm_command(served, device=device, port=port)
     if not dry_run:
         raise SpeccError(
             "running the server is not in this release",
@@ -57,14 +58,14 @@ def command(target: str, dry_run: bool, port: int, only: tuple[str, ...], json: 
         print_json(
             {
                 "name": served.name,
-                "command": words,
+                "command": line,
                 "speculator": str(served.speculator),
                 "verifier": str(served.verifier),
                 "url": f"http://{HOST}:{port}/v1",
             }
         )
     else:
-        click.echo(shlex.join(words))
+        click.echo(shlex.join(line))
     return Exit.OK
 
 
@@ -96,6 +97,21 @@ def find(target: str, only: Collection[str] = ()) -> Served:
                              hint="`specc build SPEC` makes it")  # fmt: skip
         speculator = verifier = store.path(stitched.digest)
     return Served(name=name, checkpoint=checkpoint, speculator=speculator, verifier=verifier)
+
+
+def _refuse_unserved(served: Served, device: str) -> None:
+    """Raise `SpeccError` for a draft that vLLM does not run; where it does elsewhere, only say so."""
+    draft = served.checkpoint.params["draft"]
+    row = algorithm(draft["algorithm"])
+    devices = row.vllm(draft)
+    if not devices:
+        raise SpeccError(f"vLLM does not run this {row.title} draft",
+                         hint="`specc build` evaluates it with specc's own decoder; to serve one, choose another"
+                              " algorithm")  # fmt: skip
+    if device not in devices:
+        words(
+            f"warning: vLLM runs this {row.title} draft on `{devices[0]}`, and not rightly or not at all on `{device}`"
+        )
 
 
 def vllm_command(served: Served, *, device: str, port: int) -> list[str]:
