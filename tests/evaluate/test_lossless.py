@@ -67,7 +67,8 @@ def test_the_report_counts_and_lists() -> None:
 
 def result(served: float, simulated: float, untrained: float = 1.0, drafts: int = 2000) -> dict[str, Any]:
     lengths = {"served": served, "simulated": simulated, "untrained": untrained}
-    return {name: {"drafts": drafts, "mean_acceptance_length": value} for name, value in lengths.items()}
+    counts = {name: {"drafts": drafts, "mean_acceptance_length": value} for name, value in lengths.items()}
+    return {"runtime": "vllm", **counts}
 
 
 def test_counts_that_agree_raise_no_doubt() -> None:
