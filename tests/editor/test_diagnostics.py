@@ -39,7 +39,8 @@ def test_the_place_is_exact(server: LanguageServer) -> None:
     (SPEC + "train: {optimizer: {name: muon, momentun: 0.9}}\n", "momentun", "Property momentun is not allowed."),
     (SPEC + "train:\n  optimizer:\n    momentum: 0.9\n", "momentum", "Property momentum is not allowed."),
     (SPEC.replace("eagle3", "eagle3, block_size: 8"), "block_size", "Property block_size is not allowed."),
-    (SPEC.replace("eagle3", "egale3"), "egale3", 'Value is not accepted. Valid values: "eagle3".'),
+    (SPEC.replace("eagle3", "egale3"), "egale3", 'Value is not accepted. Valid values: "eagle3", "peagle", "dflash", '
+     '"dflash2", "dspark", "xpress", "mtp".'),
     (SPEC.replace("my-", "my "), "my speculator", "a name of at most 96 letters, digits, `.`, `_` and `-`"),
     (SPEC.replace("{model: org/verifier}", "{}"), "verifier", 'Missing property "model".'),
     (SPEC + "train: {zero: {stage: 7}}\n", "7", "Value is above the maximum of 3."),
