@@ -17,10 +17,10 @@ from torch import Tensor  # noqa: E402
 
 import mtp_heads  # noqa: E402
 from specc.core.algorithms import algorithm  # noqa: E402
-from specc.core.algorithms.mtp import tensor_files  # noqa: E402
 from specc.core.contracts import Progress, StageResult  # noqa: E402
 from specc.core.errors import SpeccError  # noqa: E402
 from specc.core.files import sha256_file  # noqa: E402
+from specc.core.verifiers import tensor_files  # noqa: E402
 from specc.export import read_speculator, require  # noqa: E402
 from specc.export.card import card  # noqa: E402
 from specc.export.stitch import ADDED, INDEX, stitched  # noqa: E402

@@ -29,7 +29,7 @@ def find_tensor(folder: Path, names: tuple[str, ...], shape: tuple[int, ...]) ->
     Raises `SpeccError` if the folder has none of them or several, if the tensor has another shape or is quantised,
     or if a bias belongs to it.
     """
-    files = _files(folder)
+    files = tensor_files(folder)
     found = [name for name in names if name in files]
     if not found:
         raise _unfit(f"the verifier has no tensor `{names[0]}`", folder,
@@ -55,8 +55,8 @@ def find_tensor(folder: Path, names: tuple[str, ...], shape: tuple[int, ...]) ->
     return files[name], name
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Return the file of every tensor."""
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Return the file of every tensor of a Hugging Face folder."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from importlib import resources
-from typing import Any
 
 import jinja2
 
@@ -43,16 +42,13 @@ def card(params: Tree) -> str:
 
 def commands(params: Tree) -> dict[str, str]:
     """Return the ways to serve the checkpoint with vLLM: by its own name, with both paths, or inside its verifier."""
-    inside: dict[str, Any] = {
-        **algorithm(params["draft"]["algorithm"]).serving,
-        "num_speculative_tokens": params["export"]["speculative_tokens"],
-    }
-    method = {key: value for key, value in inside.items() if key != "num_speculative_tokens"}
-    speculative = {**method, "model": "./" + params["name"], **inside}
+    serving = algorithm(params["draft"]["algorithm"]).serving
+    tokens = {"num_speculative_tokens": params["export"]["speculative_tokens"]}
+    speculative = {**serving, "model": "./" + params["name"], **tokens}
     revision = params["verifier"]["revision"]
     pinned = f" --revision {shlex.quote(revision)}" if revision else ""
     return {
         "both": f"vllm serve VERIFIER{pinned} --speculative-config {shlex.quote(json.dumps(speculative))}",
         "own": f"vllm serve ./{params['name']}",
-        "inside": shlex.quote(json.dumps(inside)),
+        "inside": shlex.quote(json.dumps({**serving, **tokens})),
     }

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from specc.core.algorithms.mtp import Piece, pieces, tensor_files
+from specc.core.algorithms.mtp import Piece, pieces
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import (
     TensorHeader,
@@ -25,7 +25,7 @@ from specc.core.files import (
     write_atomic,
 )
 from specc.core.stage import Stage
-from specc.core.verifiers import EMBEDDING
+from specc.core.verifiers import EMBEDDING, tensor_files
 from specc.export.layout import DTYPES
 
 if TYPE_CHECKING:

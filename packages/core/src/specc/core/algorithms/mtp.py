@@ -6,11 +6,9 @@ section 2.2). It is served from inside the verifier's checkpoint, under the veri
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -29,7 +27,6 @@ from specc.core.algorithms.base import (
     learnt,
 )
 from specc.core.errors import SpeccError
-from specc.core.files import tensor_headers
 
 HEAD: Final = "mtp_layers.0"
 """What the format calls the head."""
@@ -205,15 +202,6 @@ def _experts(verifier: Tree) -> list[TensorSpec]:
         TensorSpec(f"{HEAD}.mlp.shared_expert.down_proj.weight", (hidden, shared)),
         TensorSpec(f"{HEAD}.mlp.shared_expert_gate.weight", (1, hidden)),
     ]
-
-
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """Return the file of every tensor of a Hugging Face folder."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return {name: folder / file for name, file in weight_map.items()}
-    return {tensor.name: path for path in sorted(folder.glob("*.safetensors")) for tensor in tensor_headers(path)}
 
 
 def pieces(verifier: Tree, names: Collection[str]) -> dict[str, list[Piece]]:

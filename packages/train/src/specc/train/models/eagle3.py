@@ -7,7 +7,7 @@ x_{i+2+k}; it stands at position i + k.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from specc.core.algorithms import decoder_config
 from specc.train.layers import MLP, FrozenInput, RMSNorm, Rotary, rotate, unit_rms
-from specc.train.losses import draft_losses
 from specc.train.models.attention import Block, Own, StepAttention, blocks
 from specc.train.models.base import DraftModel, Reading
-from specc.train.models.rows import Rows, Targets, depths, pack, whole
+from specc.train.models.rows import Rows
+from specc.train.models.unrolled import Unrolled
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Fusion(DraftModel):
         return self.fc(aux)
 
 
-class Eagle3(Fusion):
+class Eagle3(Unrolled, Fusion):
     """The draft model."""
 
     def __init__(self, draft: Mapping[str, Any], verifier: Mapping[str, Any]) -> None:
@@ -164,26 +164,9 @@ class Eagle3(Fusion):
         self.coefficients = [draft["ttt"]["decay"] ** step for step in range(self.steps)]
         self.norm_output: bool = draft["norm_output"]
 
-    def choose(self, masks: Sequence[Tensor], random: torch.Generator) -> list[Tensor]:
-        """Return for each token of a document the longest step that may propose it: all of them are learnt from."""
-        return [depths(mask) for mask in masks]
-
-    def pack(
-        self, documents: Sequence[Reading], chosen: Sequence[Tensor], normed: Callable[[Tensor], Tensor]
-    ) -> tuple[Rows, Targets]:
-        """Return rows and targets, documents one after another without their last two tokens' rows."""
-        base, proposed, deep, last, borders = 0, list[Tensor](), list[Tensor](), list[Tensor](), list[tuple[int, int]]()
-        for document, depth in zip(documents, chosen, strict=True):
-            count = len(document) - 2
-            targets = (depth >= 0).nonzero()[:, 0]  # x_{i+2} for row i of step 0
-            last.append(document.last[targets - 1])
-            proposed.append(targets - 2 + base)
-            deep.append(depth[targets])
-            borders.append((base, base + count))
-            base += count
-        aux = torch.cat([document.aux[:-2].flatten(1) for document in documents]).to(self.embed_tokens.dtype)
-        tokens = torch.cat([document.ids[1:-1] for document in documents])
-        return pack(aux, tokens, borders, torch.cat(proposed), torch.cat(deep), normed(torch.cat(last)), self.steps)
+    def read(self, document: Reading) -> Tensor:
+        """Return the auxiliary states of a document's tokens, side by side."""
+        return document.aux.flatten(1).to(self.embed_tokens.dtype)
 
     def unroll(self, rows: Rows) -> list[Tensor]:
         """Return the final, normed states `[queries of the step, hidden]` of every step."""
@@ -215,33 +198,3 @@ class Eagle3(Fusion):
                 hidden = (normed if self.norm_output else hidden).index_select(0, kept)
                 memories = [memory and memory.keep(kept) for memory in memories]
         return states
-
-    def terms(self, content: tuple[Rows, Targets], losses: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-        """Return for each step the sum of its losses, and the number of targets that it counts."""
-        rows, targets = content
-        found = zip(self.unroll(rows), targets.places, strict=True)
-        states = torch.stack([state.index_select(0, where) for state, where in found])  # [steps, targets, hidden]
-        values = draft_losses(states, targets.normed, self.head, losses).losses
-        return (values * targets.counted).sum(1), targets.counted.sum(1)
-
-    def guesses(self, document: Reading, steps: int) -> Tensor:
-        """Return every place's greedy drafts: at each step the document's own tokens are read."""
-        count = len(document)
-        found = torch.full((count, steps), -1)
-        if count > 1:
-            rows = whole(document.aux.to(self.embed_tokens.dtype).flatten(1), document.ids, steps)
-            for step, states in enumerate(self.unroll(rows)):
-                found[: len(states), step] = self.propose(states)
-        return found
-
-    def logits(self, document: Reading, drafted: Tensor) -> Tensor:
-        """Return the logits after `drafted`: every row at the first step, the last one alone at later ones."""
-        count = len(document) - 1
-        rows = Rows(
-            aux=document.aux[:-1].to(self.embed_tokens.dtype).flatten(1),
-            tokens=torch.cat((document.ids[1:], drafted)),
-            positions=torch.arange(count),
-            documents=[(0, count)],
-            queries=[torch.arange(count), *(torch.tensor([count - 1]) for _ in drafted)],
-        )
-        return self.unroll(rows)[-1][-1] @ self.head.weight.t()

@@ -15,7 +15,7 @@ stands at position i + k. Served, it has the keys of step 0 up to row i, and its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +24,16 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from specc.core.algorithms.mtp import head_of, layout, pieces, tensor_files
+from specc.core.algorithms.mtp import head_of, layout, pieces
 from specc.core.errors import Exit, SpeccError
+from specc.core.verifiers import tensor_files
 from specc.train.layers import MLP, Rotary, rotate, unit_rms
-from specc.train.losses import draft_losses, wide
+from specc.train.losses import wide
 from specc.train.models.attention import StepAttention, blocks
-from specc.train.models.base import DraftModel, Reading
+from specc.train.models.base import Reading
 from specc.train.models.eagle3 import Memory, Step
-from specc.train.models.rows import Rows, Targets, depths, pack, whole
+from specc.train.models.rows import Rows
+from specc.train.models.unrolled import Unrolled
 from specc.train.verifier import Frozen
 
 AXES: Final = ("mrope_section", "mrope_interleaved")
@@ -186,7 +188,7 @@ class Head(nn.Module):
         return self.final_layernorm(residual), now
 
 
-class Mtp(DraftModel):
+class Mtp(Unrolled):
     """The draft model: one head, whatever the number of steps."""
 
     def __init__(self, draft: Mapping[str, Any], verifier: Mapping[str, Any]) -> None:
@@ -219,26 +221,9 @@ class Mtp(DraftModel):
             weights[spec.name] = whole
         return weights
 
-    def choose(self, masks: Sequence[Tensor], random: torch.Generator) -> list[Tensor]:
-        """Return for each token of a document the longest step that may propose it: all of them are learnt from."""
-        return [depths(mask) for mask in masks]
-
-    def pack(
-        self, documents: Sequence[Reading], chosen: Sequence[Tensor], normed: Callable[[Tensor], Tensor]
-    ) -> tuple[Rows, Targets]:
-        """Return rows and targets, documents one after another without their last two tokens' rows."""
-        base, proposed, deep, last, borders = 0, list[Tensor](), list[Tensor](), list[Tensor](), list[tuple[int, int]]()
-        for document, depth in zip(documents, chosen, strict=True):
-            count = len(document) - 2
-            targets = (depth >= 0).nonzero()[:, 0]  # x_{i+2} for row i of step 0
-            last.append(document.last[targets - 1])
-            proposed.append(targets - 2 + base)
-            deep.append(depth[targets])
-            borders.append((base, base + count))
-            base += count
-        states = self.states(torch.cat([document.last[:-2] for document in documents]))
-        tokens = torch.cat([document.ids[1:-1] for document in documents])
-        return pack(states, tokens, borders, torch.cat(proposed), torch.cat(deep), normed(torch.cat(last)), self.steps)
+    def read(self, document: Reading) -> Tensor:
+        """Return the verifier's last states as it hands them to the head."""
+        return self.states(document.last)
 
     def states(self, last: Tensor) -> Tensor:
         """Return what the head reads of the verifier's last states `[rows, hidden]`, in the computation's dtype."""
@@ -262,36 +247,6 @@ class Mtp(DraftModel):
                 kept = torch.searchsorted(queries, inputs)
                 hidden, memory = hidden.index_select(0, kept), memory.keep(kept)
         return states
-
-    def terms(self, content: tuple[Rows, Targets], losses: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-        """Return for each step the sum of its losses, and the number of targets that it counts."""
-        rows, targets = content
-        found = zip(self.unroll(rows), targets.places, strict=True)
-        states = torch.stack([state.index_select(0, where) for state, where in found])  # [steps, targets, hidden]
-        values = draft_losses(states, targets.normed, self.head, losses).losses
-        return (values * targets.counted).sum(1), targets.counted.sum(1)
-
-    def guesses(self, document: Reading, steps: int) -> Tensor:
-        """Return every place's greedy drafts: at each step the document's own tokens are read."""
-        count = len(document)
-        found = torch.full((count, steps), -1)
-        if count > 1:
-            rows = whole(self.states(document.last), document.ids, steps)
-            for step, states in enumerate(self.unroll(rows)):
-                found[: len(states), step] = self.propose(states)
-        return found
-
-    def logits(self, document: Reading, drafted: Tensor) -> Tensor:
-        """Return the logits after `drafted`: every row at the first step, the last one alone at later ones."""
-        count = len(document) - 1
-        rows = Rows(
-            aux=self.states(document.last[:-1]),
-            tokens=torch.cat((document.ids[1:], drafted)),
-            positions=torch.arange(count),
-            documents=[(0, count)],
-            queries=[torch.arange(count), *(torch.tensor([count - 1]) for _ in drafted)],
-        )
-        return self.unroll(rows)[-1][-1] @ self.head.weight.t()
 
 
 def rotary_config(verifier: Mapping[str, Any]) -> dict[str, Any]:
