@@ -20,9 +20,11 @@ def main(job: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from specc.evaluate.reference import Reference
     from specc.evaluate.replay import load_draft, replay
 
-    options: dict[str, Any] = {"dtype": "float32", "length": 64, "device": "cpu", "done": lambda: None}
     found = []
     for one in job:
+        options: dict[str, Any] = {
+            "config": one["config"], "dtype": "float32", "length": 64, "device": "cpu", "done": lambda: None,
+        }  # fmt: skip
         verifier, stitched = Path(one["verifier"]), Path(one["stitched"])
         plain = answer(verifier, PROMPTS, MAX_TOKENS, **options)
         speculator = Speculator(folder=stitched, serving=algorithm("mtp").serving, tokens=STEPS)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
@@ -217,7 +218,10 @@ def test_what_pip_says_otherwise_is_not_repeated(
     assert "secret" not in err
 
 
-def test_an_interpreter_without_pip_is_said(lock: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pip", None)  # pyright: ignore[reportArgumentType]
+def test_an_interpreter_without_pip_is_said(
+    lock: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare/bin/python"))
     _, err = env(capsys, "mine.yaml", "--hashes", expect=1)
     assert err.endswith("error: this interpreter has no pip to ask\n\nhint: `python -m ensurepip` brings it\n")

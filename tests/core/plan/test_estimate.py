@@ -16,9 +16,10 @@ from specc.core import lock as locks
 from specc.core.algorithms import ALGORITHMS, Algorithm, TrainingCost
 from specc.core.contracts import Input, StageJob
 from specc.core.lock import CLASSES, MachineClass, machine_class
-from specc.core.plan import Estimate, Estimator, Plan, decide, lower, stages, total
+from specc.core.plan import ROWS, Estimate, Estimator, Plan, decide, lower, stages, total
 from specc.core.plan.corpus import ANSWER, FRAME, LETTERS, SAMPLE
-from specc.core.plan.rates import GFLOPS, SHARE, START
+from specc.core.plan.costs import COSTS
+from specc.core.plan.rates import BYTES, GFLOPS, SHARE, START
 from specc.core.resolve import restore
 from specc.core.store import Store
 from values import values
@@ -366,3 +367,10 @@ def test_a_sum_adds_everything_but_memory() -> None:
     assert total([one, two]) == Estimate(
         seconds=3.0, disk=30, memory=300, tokens=5, flops=7.0, measured=False, complete=False
     )
+
+
+def test_every_stage_has_a_declared_rate() -> None:
+    """Of one kind alone: by operations and a start, or by bytes."""
+    assert set(BYTES).isdisjoint(START)
+    assert {*BYTES, *START} == set(ROWS)
+    assert set(START) == set(SHARE) == set(COSTS)

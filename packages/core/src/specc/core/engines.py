@@ -24,6 +24,9 @@ TRANSFORMERS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("mixtral", "qwen2_moe"), "TransformersMoEForCausalLM"),
 }
 """Families whose own classes in vLLM hand out no hidden states, and what runs them in place of these."""
+KNOWN_AS: Final[Mapping[str, str]] = {"mimo": "qwen2"}
+"""Families that transformers knows by code in their repositories alone, which is never run, and the one that their
+bodies are of. The stage `verifier` writes the latter into `config.json`."""
 BUCKET: Final = 5_000_000
 """Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
 

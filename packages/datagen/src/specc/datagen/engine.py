@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from specc.core.algorithms.mtp import HEADS
 from specc.core.engines import vllm_arguments
 from specc.core.errors import Exit, SpeccError
+
+_MIMO: Final = "MiMoForCausalLM"
 
 
 def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], *, length: int, **more: Any) -> Any:
@@ -34,10 +37,12 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     from vllm import LLM
 
-    device = facets.get("device", "cpu")
+    device, architecture = facets.get("device", "cpu"), params["verifier"]["config"]["architecture"]
     try:
+        if architecture == _MIMO:
+            _register_mimo()
         if device == "cpu":
-            _import_models(params["verifier"]["config"]["architecture"], "ExtractHiddenStatesModel")
+            _import_models(architecture, "ExtractHiddenStatesModel")
         return LLM(
             str(verifier),
             **vllm_arguments(params["verifier"], length, device),
@@ -65,6 +70,19 @@ def _import_models(*architectures: str) -> None:
         known: Any = ModelRegistry.models.get(architecture)
         if known is not None:
             ModelRegistry.register_model(architecture, known.load_model_cls())
+
+
+def _register_mimo() -> None:
+    """Run MiMo as the Qwen2 that it is without its head: vLLM's own class for it hands out no hidden states."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
+
+    class Body(Qwen2ForCausalLM):
+        def load_weights(self, weights: Iterable[tuple[str, Any]]) -> set[str]:
+            head = HEADS["mimo"].place
+            return super().load_weights((name, tensor) for name, tensor in weights if not name.startswith(head))
+
+    ModelRegistry.register_model(_MIMO, Body)
 
 
 def generate(llm: Any, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from specc.core.engines import KNOWN_AS
 from specc.core.errors import Exit, SpeccError
-from specc.core.files import CHUNK, sha256_file, tensor_headers
+from specc.core.files import CHUNK, pretty, sha256_file, tensor_headers, write_atomic
 from specc.core.stage import Stage
 
 PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -19,6 +21,8 @@ CODE: Final = (".py",)
 def verifier(stage: Stage) -> None:
     """Copy a model folder's files byte by byte, fetch them from a hub, or write a GGUF file as such a folder.
 
+    The `config.json` of a family in `KNOWN_AS` is written with the family that its body is of.
+
     Raises `SpeccError` if a file has another sha256 than the lock says, if its weights are pickled only, or if
     a weight file's header does not describe it.
     """
@@ -27,6 +31,8 @@ def verifier(stage: Stage) -> None:
         _dequantise(stage, expected)
     else:
         _take(stage, expected)
+    if other := KNOWN_AS.get(stage.params["verifier"]["config"]["model_type"]):
+        _rename(stage.output / "config.json", other)
     for path in sorted(stage.output.glob("*.safetensors")):
         tensor_headers(path)
 
@@ -66,6 +72,13 @@ def _copy(source: Path, target: Path, expected: str) -> None:
             writer.write(chunk)
     if state.hexdigest() != expected:
         raise _changed(source.name)
+
+
+def _rename(path: Path, family: str) -> None:
+    """Let a `config.json` say of which family a model is, and nothing of code."""
+    raw: dict[str, Any] = json.loads(path.read_text())
+    raw.pop("auto_map", None)
+    write_atomic(path, pretty(raw | {"model_type": family}))
 
 
 def _changed(name: str) -> SpeccError:

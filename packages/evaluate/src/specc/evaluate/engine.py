@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from specc.core.engines import architecture
 from specc.core.errors import Exit, SpeccError
 
 BATCH: Final = 16
@@ -111,6 +112,7 @@ def answer(
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     *,
+    config: Mapping[str, Any],
     dtype: str,
     length: int,
     device: str,
@@ -119,14 +121,15 @@ def answer(
 ) -> Run:
     """Start vLLM, answer every prompt (token ids) greedily with up to `max_tokens` tokens, and take it down.
 
-    `length` is the positions of a sequence, `device` is `cpu` or `cuda`; `done` is called for each answer.
+    `config` is `verifier.config` of the resolved spec, `length` the positions of a sequence, `device` is `cpu` or
+    `cuda`; `done` is called for each answer.
     Raises `SpeccError` if vLLM cannot load the verifier with the speculator, or not take a first step with it.
     """
     from vllm.distributed import cleanup_dist_env_and_memory
 
     try:
         served = (speculator and speculator.verifier) or verifier
-        llm = _start(served, dtype=dtype, length=length, device=device, speculator=speculator)
+        llm = _start(served, config, dtype=dtype, length=length, device=device, speculator=speculator)
         _generate(llm, prompts[:1], 2)  # the rest of the start-up hides in the first call
     except Exception as error:
         what = "the checkpoint with its verifier" if speculator else "the verifier"
@@ -147,7 +150,15 @@ def answer(
     return Run(answers=tuple(answers), seconds=seconds, counts=counts)
 
 
-def _start(verifier: Path, *, dtype: str, length: int, device: str, speculator: Speculator | None) -> Any:
+def _start(
+    verifier: Path,
+    config: Mapping[str, Any],
+    *,
+    dtype: str,
+    length: int,
+    device: str,
+    speculator: Speculator | None,
+) -> Any:
     import vllm
 
     make: Any = vllm.LLM  # its types are narrower than what it takes
@@ -165,6 +176,7 @@ def _start(verifier: Path, *, dtype: str, length: int, device: str, speculator: 
         seed=0,
         speculative_config=speculator.as_config() if speculator else None,
         **here,
+        **architecture(config),
     )
 
 

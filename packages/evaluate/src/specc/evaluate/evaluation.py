@@ -161,6 +161,7 @@ class Evaluation:
                 self.verifier,
                 prompts,
                 self.max_tokens,
+                config=self.config,
                 dtype=dtype or self.dtype,
                 length=self.length,
                 device=self.device,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -31,6 +30,7 @@ RESOLVE: Final = (
 `-P` no `pip` from the working directory."""
 _SHOWS: Final = "`specc env > requirements.txt` and `python -m pip install --dry-run -r requirements.txt` show why"
 _FAILURES: Final = (
+    (r"No module named pip", "this interpreter has no pip to ask", "`python -m ensurepip` brings it"),
     (r"no such option: --(?:report|dry-run)", "this pip is too old to say what it would install",
      "`python -m pip install --upgrade pip` brings one that does (22.2 or later)"),
     (r"NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|connection broken",
@@ -112,8 +112,6 @@ def _resolved(engines: list[Requirement]) -> Mapping[str, Any]:
 
     Raises `SpeccError` without a word of pip's.
     """
-    if importlib.util.find_spec("pip") is None:
-        raise SpeccError("this interpreter has no pip to ask", hint="`python -m ensurepip` brings it")
     done = subprocess.run(
         [sys.executable, *RESOLVE, *map(str, engines)],
         capture_output=True, encoding="utf-8", errors="replace", check=False,

@@ -53,6 +53,7 @@ BYTES: Final[Mapping[str, float]] = {
     "tokens": 2.4e6,  # full: 7 MB in 2.9 s
     "vocabulary": 32e6,  # full: those 7 MB in 0.22 s
     "checkpoint": 55e6,  # full: 76 MB in 1.4 s
+    "stitched": 100e6,  # as the verifier: a copy, and what changed in the head
 }
 PYTHON: Final = 42_000_000
 """Resident bytes of a stage without an engine: bench-scale, `conversations`."""
