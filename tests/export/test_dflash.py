@@ -13,13 +13,13 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 import drafts  # noqa: E402
+from export.roundtrip import assert_goes_on_with_the_same_bits, written  # noqa: E402
 from small import make_verifier  # noqa: E402
 from specc.core.algorithms import algorithm  # noqa: E402
 from specc.core.files import tensor_headers  # noqa: E402
 from specc.export import read_speculator, require  # noqa: E402
 from specc.export.card import card  # noqa: E402
 from specc.export.formats import speculator_format  # noqa: E402
-from specc.train.models import Batch, DraftModel, Reading, build, load, read_verifier, trained  # noqa: E402
 
 pytestmark = pytest.mark.engine
 
@@ -35,13 +35,6 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_verifier(tmp_path_factory.mktemp("verifier"), layers=8, dtype="float32")
 
 
-def written(verifier: Path, folder: Path, **changes: Any) -> tuple[dict[str, Any], Path]:
-    """Return resolved values and the checkpoint of a random draft, in fp32."""
-    values = drafts.resolved(verifier, **DRAFT | changes)
-    values["export"]["dtype"] = values["verifier"]["dtype"] = "float32"
-    return values, drafts.assemble(folder, values, verifier)
-
-
 @pytest.mark.parametrize(
     ("changes", "causal"),
     [
@@ -54,7 +47,7 @@ def written(verifier: Path, folder: Path, **changes: Any) -> tuple[dict[str, Any
 def test_vllm_reads_the_configuration(changes: dict[str, Any], causal: bool, verifier: Path, tmp_path: Path) -> None:
     from vllm.transformers_utils.configs.speculators.base import SpeculatorsConfig
 
-    values, checkpoint = written(verifier, tmp_path, **changes)
+    values, checkpoint = written(verifier, tmp_path, DRAFT | changes)
     config = SpeculatorsConfig.from_pretrained(str(checkpoint))
     draft = values["draft"]
     assert config.dflash_config == {
@@ -74,7 +67,7 @@ def test_vllm_reads_the_configuration(changes: dict[str, Any], causal: bool, ver
 
 
 def test_tensors_are_those_of_the_layout(verifier: Path, tmp_path: Path) -> None:
-    values, checkpoint = written(verifier, tmp_path / "small")
+    values, checkpoint = written(verifier, tmp_path / "small", DRAFT)
     config = values["verifier"]["config"]
     config_read, headers = read_speculator(checkpoint)
     require(algorithm("dflash").layout(values["draft"], config), headers, "float32", where="here")
@@ -88,7 +81,7 @@ def test_tensors_are_those_of_the_layout(verifier: Path, tmp_path: Path) -> None
     chosen = head["d2t"] + torch.arange(96)
     assert torch.equal(head["lm_head.weight"], embedding["model.embed_tokens.weight"][chosen])
 
-    _, whole = written(verifier, tmp_path / "whole", vocabulary=384)
+    _, whole = written(verifier, tmp_path / "whole", DRAFT | {"vocabulary": 384})
     assert not {header.name for header in tensor_headers(whole / "model.safetensors")} & {"lm_head.weight", "d2t"}
 
 
@@ -111,30 +104,5 @@ def test_the_card_says_what_is_particular_to_it(verifier: Path) -> None:
 
 @pytest.mark.parametrize("vocabulary", [96, 384])
 def test_training_goes_on_with_the_same_bits(vocabulary: int, verifier: Path, tmp_path: Path) -> None:
-    values, checkpoint = written(verifier, tmp_path, vocabulary=vocabulary)
-    draft, config = values["draft"], values["verifier"]["config"]
-    tensors = load_file(checkpoint / "model.safetensors")
-    d2t = tensors.get("d2t")
-    frozen = read_verifier(verifier, config, None if d2t is None else d2t.clone(), torch.float32)
-    before = load_file(checkpoint.parent / "draft" / "model.safetensors")
-    one = build(draft, config, before, frozen, None if d2t is None else d2t.clone())
-    two = load(tensors, draft, config, frozen)
-    assert sorted(before) == [spec.name for spec in trained(draft, config)]
-    assert stepped(one, config["hidden_size"]) == stepped(two, config["hidden_size"])
-
-
-def stepped(model: DraftModel, hidden: int) -> dict[str, list[float]]:
-    """Return a model's loss and its weights after one step of plain SGD."""
-    random = torch.Generator().manual_seed(3)
-    documents = [
-        Reading(torch.randint(384, (size,), generator=random), torch.randn(size, 4, hidden, generator=random),
-                torch.randn(size, hidden, generator=random))
-        for size in (9, 14)
-    ]  # fmt: skip
-    chosen = model.choose([torch.arange(len(one)) >= 2 for one in documents], random)
-    loss = model(Batch(model.pack(documents, chosen, lambda states: states)), {"ce": 1.0})
-    loss.backward()
-    torch.optim.SGD(model.parameters(), lr=0.1).step()
-    return {"loss": [float(loss.detach())]} | {
-        name: tensor.flatten().tolist() for name, tensor in model.state_dict().items()
-    }
+    values, checkpoint = written(verifier, tmp_path, DRAFT | {"vocabulary": vocabulary})
+    assert_goes_on_with_the_same_bits(values, checkpoint, verifier)

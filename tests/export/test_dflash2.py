@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from export.roundtrip import models, stepped, written  # noqa: E402
+from export.roundtrip import assert_goes_on_with_the_same_bits, models, written  # noqa: E402
 from small import make_verifier  # noqa: E402
 from specc.core.algorithms import algorithm  # noqa: E402
 from specc.core.files import tensor_headers  # noqa: E402
@@ -102,7 +102,7 @@ def test_drafts_are_what_vllm_selects(speculator: tuple[dict[str, Any], Path], v
     from vllm.model_executor.models.qwen3_dflash2 import _score_edges
 
     values, checkpoint = speculator
-    _, model = models(values, checkpoint, verifier)
+    _, _, model = models(values, checkpoint, verifier)
     selector, random = model.candidate_selector, torch.Generator().manual_seed(2)
     states = torch.randn(7, 4, values["verifier"]["config"]["hidden_size"], generator=random)
     anchors = torch.randint(384, (7,), generator=random)
@@ -130,7 +130,4 @@ def test_the_card_says_what_is_particular_to_it(speculator: tuple[dict[str, Any]
 
 
 def test_training_goes_on_with_the_same_bits(speculator: tuple[dict[str, Any], Path], verifier: Path) -> None:
-    values, checkpoint = speculator
-    one, two = models(values, checkpoint, verifier)
-    hidden = values["verifier"]["config"]["hidden_size"]
-    assert stepped(one, hidden, 4) == stepped(two, hidden, 4)
+    assert_goes_on_with_the_same_bits(*speculator, verifier)

@@ -112,33 +112,11 @@ def test_every_flag_is_in_the_configuration(verifier: Path, tmp_path: Path) -> N
         read_speculator(folder)
 
 
-def test_a_step_after_the_round_trip_has_the_same_bits(verifier: Path, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    from specc.train.models import Batch, Reading, build, load, read_verifier
+def test_training_goes_on_with_the_same_bits(verifier: Path, tmp_path: Path) -> None:
+    from export.roundtrip import assert_goes_on_with_the_same_bits
 
     values = values_of(verifier, {"markov": {"type": "gated", "rank": 12}})
-    draft, config = values["draft"], values["verifier"]["config"]
-    folder = drafts.assemble(tmp_path / "c", values, verifier)
-    tensors = load_file(folder / "model.safetensors")
-    frozen = read_verifier(verifier, config, tensors["d2t"], torch.float32)
-    before = load_file(tmp_path / "c" / "draft" / "model.safetensors")
-    random = torch.Generator().manual_seed(3)
-    hidden = torch.randn(20, 5, config["hidden_size"], generator=random)
-    reading = Reading(torch.randint(384, (20,), generator=random), hidden[:, :4], hidden[:, 4])
-    mask = torch.arange(20) >= 6
-    after: list[dict[str, torch.Tensor]] = []
-    for model in (build(draft, config, before, frozen, tensors["d2t"]), load(tensors, draft, config, frozen).train()):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        content = model.pack([reading], model.choose([mask], torch.Generator().manual_seed(0)), frozen.normed)
-        model(Batch(content), {"kl": 1.0, "ce": 0.5}).backward()
-        optimizer.step()
-        after.append({name: one.detach() for name, one in model.named_parameters()})
-    assert after[0].keys() == before.keys()
-    for name, one in after[0].items():
-        assert torch.equal(one, after[1][name]), name
-        assert not torch.equal(one, before[name]), name
+    assert_goes_on_with_the_same_bits(values, drafts.assemble(tmp_path / "c", values, verifier), verifier)
 
 
 def test_vllm_loads_the_tensors_and_chooses_the_same_tokens(verifier: Path, tmp_path: Path) -> None:

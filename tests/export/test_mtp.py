@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import mtp_heads  # noqa: E402
+from export.roundtrip import assert_goes_on_with_the_same_bits  # noqa: E402
 from specc.core.algorithms import algorithm  # noqa: E402
 from specc.core.contracts import Progress, StageResult  # noqa: E402
 from specc.core.errors import SpeccError  # noqa: E402
@@ -24,7 +25,7 @@ from specc.core.verifiers import tensor_files  # noqa: E402
 from specc.export import read_speculator, require  # noqa: E402
 from specc.export.card import card  # noqa: E402
 from specc.export.stitch import ADDED, INDEX, stitched  # noqa: E402
-from specc.train.models import Batch, DraftModel, Reading, build, load, native, read_verifier  # noqa: E402
+from specc.train.models import native  # noqa: E402
 from stages import make_job, run_here, run_process  # noqa: E402
 
 pytestmark = pytest.mark.engine
@@ -238,28 +239,7 @@ def test_the_card_says_what_is_particular_to_it(verifiers: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_goes_on_with_the_same_bits(family: str, verifiers: dict[str, Path], tmp_path: Path) -> None:
-    checkpoint = mtp_heads.checkpoint(tmp_path, family, verifiers[family])
-    config, draft = mtp_heads.facts(family, verifiers[family]), mtp_heads.DRAFT
+    verifier = verifiers[family]
+    checkpoint = mtp_heads.checkpoint(tmp_path, family, verifier)
     read_speculator(checkpoint)
-    frozen = read_verifier(verifiers[family], config, None, torch.float32)
-    before = load_file(tmp_path / "draft/model.safetensors")
-    one = build(draft, config, before, frozen, None)
-    two = load(load_file(checkpoint / "model.safetensors"), draft, config, frozen)
-    assert stepped(one) == stepped(two)
-
-
-def stepped(model: DraftModel) -> dict[str, list[float]]:
-    """Return a model's loss and its weights after one step of plain SGD."""
-    random = torch.Generator().manual_seed(3)
-    documents = [
-        Reading(torch.randint(384, (size,), generator=random), torch.zeros(size, 0, 64),
-                torch.randn(size, 64, generator=random))
-        for size in (9, 14)
-    ]  # fmt: skip
-    chosen = model.choose([torch.arange(len(one)) >= 2 for one in documents], random)
-    loss = model(Batch(model.pack(documents, chosen, lambda states: states)), {"ce": 1.0})
-    loss.backward()
-    torch.optim.SGD(model.parameters(), lr=0.1).step()
-    return {"loss": [float(loss.detach())]} | {
-        name: tensor.flatten().tolist() for name, tensor in model.state_dict().items()
-    }
+    assert_goes_on_with_the_same_bits(mtp_heads.resolved(family, verifier), checkpoint, verifier)

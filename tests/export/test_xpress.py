@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from export.roundtrip import models, stepped, written  # noqa: E402
+from export.roundtrip import assert_goes_on_with_the_same_bits, written  # noqa: E402
 from small import make_verifier  # noqa: E402
 from specc.core.algorithms import algorithm  # noqa: E402
 from specc.core.files import tensor_headers  # noqa: E402
@@ -82,7 +82,4 @@ def test_the_card_says_what_is_particular_to_it(speculator: tuple[dict[str, Any]
 
 
 def test_training_goes_on_with_the_same_bits(speculator: tuple[dict[str, Any], Path], verifier: Path) -> None:
-    values, checkpoint = speculator
-    one, two = models(values, checkpoint, verifier)
-    hidden = values["verifier"]["config"]["hidden_size"]
-    assert stepped(one, hidden, 1) == stepped(two, hidden, 1)
+    assert_goes_on_with_the_same_bits(*speculator, verifier)

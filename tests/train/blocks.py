@@ -11,7 +11,7 @@ from torch import Tensor
 from specc.train.losses import Head
 from specc.train.models import Frozen, Reading, build, trained
 from train import plain_dflash
-from train.world import HIDDEN, VERIFIER, VOCABULARY, stream
+from train.world import HIDDEN, SMALL, VERIFIER, VOCABULARY, stream
 
 F64 = torch.float64
 BLOCK: dict[str, Any] = {
@@ -19,7 +19,25 @@ BLOCK: dict[str, Any] = {
     "sample_from_anchor": False, "sliding_window": None, "sliding_window_causal": False, "intermediate_size": 96,
     "mask_token": 2, "anchors": 512, "position_weights": {"name": "exponential", "gamma": 4.0}, "init": None,
 }  # fmt: skip
-"""What all block drafts have; the rest of a section is its test's."""
+SECTIONS: dict[str, dict[str, Any]] = {
+    name: BLOCK | {"algorithm": name} | own
+    for name, own in {
+        "dflash": {"vocabulary": SMALL, "position_weights": {"name": "dpace", "alpha": 0.5}},
+        "dflash2": {"convolution": {"kernel": 2, "group": 16}, "selector": {"rank": 8, "candidates": 6, "weight": 1.0}},
+        "dspark": {"vocabulary": SMALL, "sample_from_anchor": True, "markov": {"type": "vanilla", "rank": 16},
+                   "confidence": {"with_markov": True, "weight": 1.0}},
+        "xpress": {"vocabulary": SMALL,
+                   "refiner": {"rank": 12, "mlp_ratio": 2, "passes": 6, "rounds": 3, "own_weight": 0.3,
+                               "base_weight": 0.6}},
+    }.items()
+}  # fmt: skip
+"""The draft section of each algorithm."""
+LOUDER: dict[str, tuple[float, tuple[str, ...]]] = {
+    "dflash2": (10, ("candidate_selector.predecessor_codebook", "candidate_selector.successor_codebook")),
+    "xpress": (5, tuple(f"refiner_head.{name}" for name in
+                        ("mix_l", "in_proj.weight", "mlp_down.weight", "readout.weight", "token_embed.weight"))),
+}  # fmt: skip
+"""What random weights are multiplied with, so that a head beside the draft's own has its say."""
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -33,6 +51,9 @@ def make(draft: Mapping[str, Any], dtype: torch.dtype = F64) -> tuple[Any, dict[
         spec.name: random(*spec.shape, seed=index) * (0.1 if len(spec.shape) > 1 else 0.3) + (len(spec.shape) == 1)
         for index, spec in enumerate(trained(draft, VERIFIER))
     }
+    factor, names = LOUDER.get(draft["algorithm"], (1.0, ()))
+    for name in names:
+        weights[name] *= factor
     size = draft["vocabulary"]
     embed, head = random(VOCABULARY, HIDDEN, seed=90), random(size, HIDDEN, seed=91) * 0.3
     ends = Frozen(embed.to(dtype), torch.ones(HIDDEN), 1e-5, Head(head.to(dtype)), embed)
@@ -42,10 +63,10 @@ def make(draft: Mapping[str, Any], dtype: torch.dtype = F64) -> tuple[Any, dict[
     return model, weights, embed, head
 
 
-def document(length: int, seed: int) -> Reading:
+def document(length: int, seed: int, aux: int = 3) -> Reading:
     """A document of random tokens and states."""
     ids = torch.randint(VOCABULARY, (length,), generator=stream(seed))
-    return Reading(ids, random(length, 3, HIDDEN, seed=seed), random(length, HIDDEN, seed=seed + 1))
+    return Reading(ids, random(length, aux, HIDDEN, seed=seed), random(length, HIDDEN, seed=seed + 1))
 
 
 def masked(length: int, *written: tuple[int, int]) -> Tensor:

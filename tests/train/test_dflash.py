@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from specc.core.algorithms import algorithm  # noqa: E402
-from specc.core.contracts import StageResult  # noqa: E402
-from specc.train.losses import Head  # noqa: E402
-from specc.train.models import Batch, Frozen, Reading, block, build, rows, trained  # noqa: E402
+from specc.train.models import Batch, Reading  # noqa: E402
 from specc.train.models.block import (  # noqa: E402
     anchors_of,
     blocks_at,
@@ -26,19 +22,14 @@ from specc.train.models.block import (  # noqa: E402
     seen_context,
     seen_own,
 )
-from train import plain_dflash  # noqa: E402
+from train import blocks  # noqa: E402
+from train.blocks import F64, SECTIONS, batch, document, masked, until  # noqa: E402
 from train.plain_dflash import PlainBlock  # noqa: E402
-from train.world import HIDDEN, SMALL, VERIFIER, VOCABULARY, World, finish, stream  # noqa: E402
+from train.world import VERIFIER, VOCABULARY, World, assert_learnt, measured, stream  # noqa: E402
 
 pytestmark = pytest.mark.engine
-F64 = torch.float64
-D2T = torch.arange(SMALL)  # draft token i is verifier token 2 i
 
-DFLASH: dict[str, Any] = {
-    "algorithm": "dflash", "layers": 2, "vocabulary": SMALL, "hidden_state_layers": [2, 3, 4], "block_size": 4,
-    "sample_from_anchor": False, "sliding_window": None, "sliding_window_causal": False, "intermediate_size": 96,
-    "mask_token": 2, "anchors": 512, "position_weights": {"name": "dpace", "alpha": 0.5}, "init": None,
-}  # fmt: skip
+DFLASH = SECTIONS["dflash"]
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"sample_from_anchor": True, "layers": 1, "position_weights": {"name": "exponential", "gamma": 2.0}},
@@ -49,45 +40,15 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=stream(seed), dtype=F64)
-
-
-def make(changes: dict[str, Any], dtype: torch.dtype = F64) -> tuple[Any, PlainBlock]:
+def make(changes: dict[str, Any]) -> tuple[Any, PlainBlock]:
     """A random draft and its twin."""
     draft = DFLASH | changes
-    weights = {
-        spec.name: random(*spec.shape, seed=index) * (0.1 if len(spec.shape) > 1 else 0.3) + (len(spec.shape) == 1)
-        for index, spec in enumerate(trained(draft, VERIFIER))
-    }
-    embed, head = random(VOCABULARY, HIDDEN, seed=90), random(SMALL, HIDDEN, seed=91)
-    ends = Frozen(embed.to(dtype), torch.ones(HIDDEN), 1e-5, Head(head.to(dtype)), embed)
-    model: Any = build(draft, VERIFIER, weights, ends, D2T)
-    if dtype == F64:
-        model.rotary.frequencies = 10000.0 ** -(torch.arange(8, dtype=F64) / 8)
+    model, weights, embed, head = blocks.make(draft)
     return model, PlainBlock(weights, draft, VERIFIER, embed, head)
-
-
-def document(length: int, seed: int, aux: int = 3) -> Reading:
-    ids = torch.randint(VOCABULARY, (length,), generator=stream(seed))
-    return Reading(ids, random(length, aux, HIDDEN, seed=seed), random(length, HIDDEN, seed=seed + 1))
-
-
-def masked(length: int, *written: tuple[int, int]) -> Tensor:
-    """Return the loss mask of a document whose places `(first, end)` the assistant wrote."""
-    mask = torch.zeros(length, dtype=torch.bool)
-    for first, end in written:
-        mask[first:end] = True
-    return mask
 
 
 def drawn(seen: Tensor) -> str:
     return " ".join("".join("x" if one else "." for one in row) for row in seen.tolist())
-
-
-def batch(model: Any, documents: list[Reading], masks: list[Tensor]) -> Any:
-    """Choose and pack; the last states are taken for normed ones."""
-    return model.pack(documents, model.choose(masks, stream(0)), lambda states: states.to(model.embed_tokens.dtype))
 
 
 def test_what_slots_see_as_drawn() -> None:
@@ -142,14 +103,6 @@ def test_states_equal_serving_one_block_at_a_time(changes: dict[str, Any]) -> No
             assert torch.allclose(states[place - 1], expected, atol=1e-9), place
 
 
-def place_weights(kind: dict[str, Any], chances: Tensor) -> Tensor:
-    """What the losses of a block's counted tokens count for, given the softened chances of them."""
-    if kind["name"] == "dpace":
-        return plain_dflash.dpace(chances)
-    numbers = torch.arange(len(chances), dtype=F64)
-    return torch.exp(-numbers / kind["gamma"]) if kind["name"] == "exponential" else torch.ones_like(numbers)
-
-
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_training_step_equals_plain_torch(changes: dict[str, Any]) -> None:
     model, plain = make(changes)
@@ -162,24 +115,16 @@ def test_training_step_equals_plain_torch(changes: dict[str, Any]) -> None:
 
     for name in plain.w:
         plain.w[name].requires_grad_()
-    total, weights, kind = torch.zeros((), dtype=F64), 0.0, plain.draft["position_weights"]
-    for reading, mask in zip(documents, masks, strict=True):
-        for place in range(1, len(reading) - 1):
-            last = place
-            while last + 1 < len(reading) and mask[place : last + 2].all():
-                last += 1  # to the end of the anchor's own response
-            states = plain.block(int(reading.ids[place]), place, reading.aux, model.slots)[1 - model.ahead :]
-            here, chances = [], []
-            for number in range(min(last - place, len(states))):
-                log_p = (plain.head @ reading.last[place + number]).log_softmax(0)
-                log_q = (plain.head @ states[number]).log_softmax(0)
-                ce = -log_q[log_p.argmax()]
-                here.append(0.5 * (log_p.exp() * (log_p - log_q)).sum() + ce)
-                chances.append((1 - kind.get("alpha", 0)) * torch.exp(-ce) + kind.get("alpha", 0))
-            if not here:
-                continue
-            count = place_weights(kind, torch.stack(chances))
-            total, weights = total + (torch.stack(here) * count).sum(), weights + float(count.sum())
+    total, weights = torch.zeros((), dtype=F64), 0.0
+    for reading, place, count in blocks.counted(documents, masks, model.slots - 1 + model.ahead):
+        states = plain.block(int(reading.ids[place]), place, reading.aux, model.slots)[1 - model.ahead :]
+        found = [
+            blocks.compare(plain.head @ reading.last[place + number], plain.head @ states[number])
+            for number in range(count)
+        ]
+        here = torch.stack([sum(weight * one[name] for name, weight in losses.items()) for one in found])
+        count_for = blocks.place_weights(plain.draft["position_weights"], [one["ce"] for one in found])
+        total, weights = total + (here * count_for).sum(), weights + float(count_for.sum())
     expected = total / weights
     assert torch.allclose(loss, expected, atol=1e-10)
     expected.backward()
@@ -191,43 +136,6 @@ def test_training_step_equals_plain_torch(changes: dict[str, Any]) -> None:
         assert parameter.grad.any() or plain.draft["sliding_window"] == 1, "a window of one sees nothing else"
 
 
-def test_other_orders_and_roundings_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _ = make({})
-    documents = [document(20, 1), document(31, 2), document(13, 3)]
-    masks = [masked(20, (4, 20)), masked(31, (3, 10), (20, 31)), masked(13, (6, 13))]
-    losses = {"ce": 1.0}
-
-    def loss(order: list[int]) -> Tensor:
-        content = batch(model, [documents[one] for one in order], [masks[one] for one in order])
-        return model(Batch(content), losses)
-
-    before = loss([0, 1, 2])
-    assert torch.allclose(loss([2, 0, 1]), before, atol=1e-12)
-    for module, name in ((block, "TOGETHER"), (rows, "EVEN")):
-        monkeypatch.setattr(module, name, 1)
-    assert torch.allclose(loss([0, 1, 2]), before, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_future_and_another_document_change_nothing(dtype: torch.dtype) -> None:
-    model, _ = make({}, dtype)
-    documents = [document(20, 1), document(31, 2), document(13, 3)]
-    masks = [masked(20, (4, 20)), masked(31, (9, 31)), masked(13, (3, 13))]
-    blocks, _ = batch(model, documents, masks)
-    before = model.states(blocks)
-    # The middle document after position 15: its blocks from 16 on read other states.
-    documents[1].aux[15:] = random(16, 3, HIDDEN, seed=8)
-    documents[1].ids[16:] = 7
-    others, _ = batch(model, documents, masks)
-    after = model.states(others)
-    owner = torch.zeros(len(blocks.places), dtype=torch.bool)
-    owner[slice(*blocks.spans[1].blocks)] = True
-    later = owner & (blocks.places > 15)
-    assert torch.equal(before[~later], after[~later])
-    assert later.any()
-    assert (before[later] != after[later]).flatten(1).any(1).all()
-
-
 @pytest.mark.parametrize("changes", VARIANTS[:3])
 def test_guesses_follow_the_logits_of_a_plain_draft(changes: dict[str, Any]) -> None:
     model, plain = make(changes)
@@ -237,7 +145,7 @@ def test_guesses_follow_the_logits_of_a_plain_draft(changes: dict[str, Any]) -> 
         assert guesses.shape == (9, steps)
         for place in range(1, 9):
             states = plain.block(int(reading.ids[place]), place, reading.aux, steps + 1 - model.ahead)
-            start = Reading(reading.ids[: place + 1], reading.aux[: place + 1], reading.last[: place + 1])
+            start = until(reading, place)
             drafted = torch.zeros(0, dtype=torch.int64)
             for number, state in enumerate(states[1 - model.ahead :]):
                 logits = model.logits(start, drafted, steps)
@@ -267,15 +175,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_a_stage_learns_to_draft(changes: dict[str, Any], precision: str, world: World) -> None:
     draft = DFLASH | {"anchors": 64} | changes
     train = {"precision": precision, "epochs": 5, "loss": {"ce": 1.0}}
-    job = world.job(precision, draft=draft, train=train)
-    events = finish(job)
-    assert isinstance(events[-1], StageResult), (job.parent / "log").read_text()[-3000:]
-    metrics = json.loads(Path(job.parent / "output/metrics.json").read_text())
-    for step in metrics["initial"]["positions"]:
-        assert step["right"] < 0.1 * step["counted"]  # chance is 1 of 48
-    best = metrics["epochs"][metrics["best_epoch"] - 1]
-    assert len(best["positions"]) == 3
-    for step in best["positions"]:
-        assert step["right_so_far"] > 0.9 * step["counted"]
-    assert best["simulated"]["mean_acceptance_length"] > 3.5
+    best = assert_learnt(metrics := measured(world.job(precision, draft=draft, train=train)), 3, chance=0.1)
     assert best["validation_loss"] < 0.5 < metrics["initial"]["validation_loss"]

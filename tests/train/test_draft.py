@@ -104,17 +104,30 @@ def test_a_killed_run_goes_on_with_the_same_bits(world: World, whole: tuple[Path
 
 
 def test_init_takes_up_an_earlier_speculator(world: World, whole: tuple[Path, list[Any]], tmp_path: Path) -> None:
+    """One as others publish it: in several files, with another vocabulary and embeddings, and with fields left out."""
     trained_before = load_file(whole[0].parent / "output/model.safetensors")
-    save_file(trained_before | {"lm_head.weight": torch.zeros(SMALL, 64)}, tmp_path / "model.safetensors")
+    first = next(iter(trained_before))
+    others = {
+        "lm_head.weight": torch.zeros(SMALL // 2, 64),
+        "embed_tokens.weight": torch.zeros(VERIFIER["vocab_size"], 64),
+        "d2t": torch.arange(SMALL // 2),
+    }
+    files = ("config.json", "model-1.safetensors", "model-2.safetensors")
+    save_file({first: trained_before[first]} | others, tmp_path / files[1])
+    save_file({name: tensor for name, tensor in trained_before.items() if name != first}, tmp_path / files[2])
     config = {
         "speculators_model_type": "eagle3", "eagle_aux_hidden_state_layer_ids": DRAFT["hidden_state_layers"],
-        **{key: DRAFT[key] for key in ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")},
+        "draft_vocab_size": SMALL // 2, "embed_requires_grad": True,
+        **{key: DRAFT[key] for key in ("norm_before_fc", "norm_output")},
     }  # fmt: skip
+    assert not DRAFT["fc_norm"]
+    assert DRAFT["norm_before_residual"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    world.files = {f"init/{name}": str(tmp_path / name) for name in ("config.json", "model.safetensors")}
-    init = {"init": {"files": {"config.json": "", "model.safetensors": ""}}}
+    world.files = {f"init/{name}": str(tmp_path / name) for name in files}
+    init = {"init": {"files": dict.fromkeys(files, "")}}
     job = world.job("init", draft=init, train={"epochs": None, "steps": 2, "zero": {"stage": 0}})
-    finish(job)
+    notes = [event.text for event in finish(job) if isinstance(event, Note)]
+    assert any("embeddings of its own" in note for note in notes)
     initial = load_file(job.parent / "output/initial.safetensors")
     assert all(torch.equal(initial[name], trained_before[name]) for name in initial)
     metrics = json.loads((job.parent / "output/metrics.json").read_text())

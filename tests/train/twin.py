@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from specc.core.algorithms import directed
 from specc.train.data import Corpus, epoch_batches
 from specc.train.determinism import set_determinism
 from specc.train.engine import Engine
@@ -66,7 +67,7 @@ def compare(world: World, case: str) -> dict[str, Any]:
     options = (MUON if optimizer == "muon" else TRAIN["optimizer"]) | {"weight_decay": DECAY}
     zero = {"stage": int(number), "offload": offload}
     train = TRAIN | {"zero": zero, "precision": precision, "gradient_clipping": CLIP, "optimizer": options}
-    engine, twin, masters = Engine(model(), train), model(), model().float()
+    engine, twin, masters = Engine(model(), train, directed(trained(DRAFT, VERIFIER))), model(), model().float()
     optimizers = reference(masters, options)
     clipped, seen = 0, dict[str, Tensor]()
     backward = engine.engine.backward

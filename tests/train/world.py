@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from specc.core.algorithms import vocabulary_of
-from specc.core.contracts import Input, Progress, StageJob, load_event
+from specc.core.contracts import Input, Progress, StageJob, StageResult, load_event
 from specc.core.files import digest_of, directory_digest, entries, pretty, sha256_file
 
 HIDDEN, VOCABULARY, SMALL, LAYERS = 64, 96, 48, 6
@@ -214,6 +214,25 @@ def finish(job: Path) -> list[Any]:
     process = start(job)
     out, _ = process.communicate(timeout=180)
     return [load_event(line) for line in out.splitlines()]
+
+
+def measured(job: Path) -> dict[str, Any]:
+    """Run the stage to its end, which must be a good one, and return its metrics."""
+    events = finish(job)
+    assert isinstance(events[-1], StageResult), (job.parent / "log").read_text()[-3000:]
+    return json.loads((job.parent / "output/metrics.json").read_text())
+
+
+def assert_learnt(metrics: dict[str, Any], tokens: int, *, chance: float = 0.05) -> dict[str, Any]:
+    """Assert that an untrained draft is right by chance and a trained one nearly always; return the best epoch."""
+    for place in metrics["initial"]["positions"]:
+        assert place["right"] < chance * place["counted"]
+    best: dict[str, Any] = metrics["epochs"][metrics["best_epoch"] - 1]
+    assert len(best["positions"]) == tokens
+    for place in best["positions"]:
+        assert place["right_so_far"] > 0.9 * place["counted"] > 50
+    assert best["simulated"]["mean_acceptance_length"] > tokens + 0.5
+    return best
 
 
 def digest(job: Path) -> str:

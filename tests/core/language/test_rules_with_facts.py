@@ -36,6 +36,22 @@ def test_the_default_spec_fits_the_quickstart_s_verifier(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("convolution: {group: 16}", []),
+        ("convolution: {group: 18}", [("E0315", "s.yaml:4:50", "use 16")]),
+        ("selector: {candidates: 48}", []),
+        ("selector: {candidates: 49}", [("E0315", "s.yaml:4:52", "use 48 or fewer")]),
+    ],
+)
+def test_parts_of_dflash2_fit_the_verifier(part: str, expected: list[tuple[str, str, str]]) -> None:
+    text = f"{HEAD}draft: {{algorithm: dflash2, {part}}}\n{DATA}"
+    checked = check_document(Document.parse(text, "s.yaml"))
+    found = rules_with_facts(checked[0], CONFIG | {"hidden_size": 64, "vocab_size": 48})
+    assert [(error.id, str(error.where), error.hint) for error in found] == expected
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ({"draft": ", hidden_state_layers: [2, 15, 30]"}, []),

@@ -141,7 +141,7 @@ class Decoder:
                 drafted = self.draft.draft(document, steps)
                 return drafted, q.scatter_(1, drafted[:, None], 1.0)
             for step in range(steps):
-                logits = self.draft.logits(document, drafted)  # [draft vocabulary]
+                logits = self.draft.logits(document, drafted, steps)  # [draft vocabulary]
                 known = self.draft.to_verifier(torch.arange(len(logits)))
                 q[step, known] = distribution(logits, self.temperature)
                 drafted = torch.cat((drafted, torch.multinomial(q[step], 1, generator=random)))

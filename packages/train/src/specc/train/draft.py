@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from specc.core.algorithms import algorithm, vocabulary_of
+from specc.core.algorithms import algorithm, directed, vocabulary_of
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty
 from specc.core.stage import Stage
@@ -76,7 +76,8 @@ def train_draft(stage: Stage, phase: Phase) -> None:
             for name, tensor in initial_weights(stage).items()
         }
         trained = model({name: saved.state[name] for name in initial} if saved else initial)
-        engine = Engine(trained, train)
+        row = algorithm(draft["algorithm"])
+        engine = Engine(trained, train, directed(row.layout(draft, config)))
         progress, best = (saved.progress, saved.best) if saved else (Progress(), None)
     first = engine.rank == 0
     if saved is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from specc.core.engines import deepspeed_config
 from specc.core.errors import Exit, SpeccError
 from specc.train.muon import Directions
 from specc.train.optim import make_optimizer
-from specc.train.whole import link_moments, master, moment, set_master, set_moment, shape_of
+from specc.train.whole import link_moments, master, moment, set_master, set_moment
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 PATIENCE: Final = timedelta(days=1)
@@ -24,8 +24,11 @@ PATIENCE: Final = timedelta(days=1)
 class Engine:
     """A draft model under DeepSpeed."""
 
-    def __init__(self, model: nn.Module, train: Mapping[str, Any]) -> None:
-        """Hand `model` over; raises `SpeccError` for a configuration that DeepSpeed refuses."""
+    def __init__(self, model: nn.Module, train: Mapping[str, Any], directed: Collection[str]) -> None:
+        """Hand `model` over; `directed` names the matrices that Muon moves, if the optimizer is Muon.
+
+        Raises `SpeccError` for a configuration that DeepSpeed refuses.
+        """
         config = deepspeed_config(train, os.environ["DS_ACCELERATOR"])
         import deepspeed
         import deepspeed.ops
@@ -42,9 +45,11 @@ class Engine:
         backend = "nccl" if os.environ.get("DS_ACCELERATOR") == "cuda" else "gloo"
         deepspeed.init_distributed(backend, verbose=False, timeout=PATIENCE)
         self.names = dict(model.named_parameters())
-        self.optimizer = make_optimizer(model, train["optimizer"])
         options, clipping = train["optimizer"], train["gradient_clipping"]
-        self.muon = Directions(self.names, options["momentum"], clipping) if options["name"] == "muon" else None
+        self.optimizer = make_optimizer(model, options, directed)
+        self.muon: Directions | None = None
+        if options["name"] == "muon":
+            self.muon = Directions(self.names, directed, options["momentum"], clipping)
         self.engine: Any = deepspeed.initialize(model=model, optimizer=self.optimizer, config=config)[0]
 
     def step(self, learning_rate: float, *inputs: Any) -> float:
@@ -112,5 +117,5 @@ class Engine:
 
     def _by_adamw(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters that AdamW moves."""
-        every = self.names.items()
-        return [(name, one) for name, one in every if self.muon is None or len(shape_of(one)) != 2]
+        directed = self.muon.directed if self.muon else ()
+        return [(name, one) for name, one in self.names.items() if name not in directed]

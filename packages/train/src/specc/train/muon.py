@@ -1,5 +1,7 @@
 """Muon: matrices move along their orthogonalised momentum, everything else by AdamW (Jordan et al. 2024).
 
+Embeddings and heads are AdamW's, as in both of the sources below.
+
 ZeRO hands an optimizer flat pieces of parameters, and a matrix is orthogonalised whole or not at all. So the gradient
 of each matrix is made whole, replaced by its direction, and put back before DeepSpeed's step, which for these
 parameters is then a plain descent. All ZeRO stages thus compute one update. Source: kellerjordan.github.io/posts/muon;
@@ -11,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from specc.train.whole import gradient, set_gradient, shape_of
+from specc.train.whole import gradient, set_gradient
 
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5, whose iteration brings singular values to about 1."""
@@ -60,10 +62,19 @@ class Muon(torch.optim.AdamW):
 
 
 class Directions:
-    """The momenta of a draft's matrices, fp32 and the same on every rank, and what becomes of their gradients."""
+    """The momenta of the `directed` matrices, fp32 and the same on every rank, and what becomes of their gradients.
 
-    def __init__(self, names: Mapping[str, nn.Parameter], momentum: float, clipping: float | None) -> None:
-        self.names, self.momentum, self.clipping = names, momentum, clipping
+    `names` are all parameters.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[str, nn.Parameter],
+        directed: Collection[str],
+        momentum: float,
+        clipping: float | None,
+    ) -> None:
+        self.names, self.directed, self.momentum, self.clipping = names, directed, momentum, clipping
         self.buffers: dict[str, Tensor] = {}
         """By the parameter's name, `[rows, columns]`; empty before the first step."""
 
@@ -77,11 +88,10 @@ class Directions:
             norms = [torch.linalg.vector_norm(gradient(parameter)) for parameter in self.names.values()]
             factor = float((self.clipping / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0))
         for name, parameter in self.names.items():
-            is_matrix = len(shape_of(parameter)) == 2
-            if not is_matrix and factor == 1.0:
+            if name not in self.directed and factor == 1.0:
                 continue
             whole = gradient(parameter) * factor
-            if is_matrix:
+            if name in self.directed:
                 buffer = self.buffers.setdefault(name, torch.zeros_like(whole))
                 buffer.lerp_(whole, 1 - self.momentum)
                 whole = orthogonal(whole.lerp(buffer, self.momentum))

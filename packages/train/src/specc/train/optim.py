@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,19 @@ from specc.core.errors import Exit, SpeccError
 from specc.train.muon import Muon
 
 
-def make_optimizer(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) or Muon over the parameters; norms do not decay."""
+def make_optimizer(
+    model: nn.Module, options: Mapping[str, Any], directed: Collection[str] = ()
+) -> torch.optim.Optimizer:
+    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) or Muon over the parameters; norms do not decay.
+
+    `directed` names the matrices whose directions Muon takes.
+    """
+    if options["name"] == "muon":
+        names = dict(model.named_parameters())
+        others = [parameter for name, parameter in names.items() if name not in directed]
+        return Muon([names[name] for name in names if name in directed], others, options)
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     norms = [parameter for parameter in model.parameters() if parameter.ndim != 2]
-    if options["name"] == "muon":
-        return Muon(matrices, norms, options)
     if options["name"] != "adamw":
         raise SpeccError(f"no optimizer `{options['name']}`", hint="`train.optimizer.name` takes `adamw` or `muon`",
                          code=Exit.INPUT)  # fmt: skip

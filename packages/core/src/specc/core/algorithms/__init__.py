@@ -8,6 +8,7 @@ from specc.core.algorithms.base import (
     TrainingCost,
     attention,
     decoder_config,
+    directed,
     learnt,
     vocabulary_of,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "algorithm",
     "attention",
     "decoder_config",
+    "directed",
     "learnt",
     "vocabulary_of",
 ]

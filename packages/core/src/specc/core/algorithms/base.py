@@ -65,13 +65,15 @@ class TensorSpec:
     """A tensor of a checkpoint.
 
     `dtype` is safetensors' name of it; `"draft"` stands for the export's dtype. `origin` says who makes it:
-    `trained` by the draft stage, `verifier` copied from it, `vocabulary` from the vocabulary map.
+    `trained` by the draft stage, `verifier` copied from it, `vocabulary` from the vocabulary map. What is `by_token`
+    has a row for each token of a vocabulary: embeddings and heads.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "draft"
     origin: Literal["trained", "verifier", "vocabulary"] = "trained"
+    by_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,12 @@ def vocabulary_map(draft: Tree, verifier: Tree) -> list[TensorSpec]:
 def learnt(tensors: Iterable[TensorSpec]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a checkpoint's tensors that the draft stage learns, by name."""
     return {tensor.name: tensor.shape for tensor in tensors if tensor.origin == "trained"}
+
+
+def directed(tensors: Iterable[TensorSpec]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the matrices whose directions Muon takes, by name: of all but embeddings and heads."""
+    return {tensor.name: tensor.shape for tensor in tensors
+            if tensor.origin == "trained" and len(tensor.shape) == 2 and not tensor.by_token}  # fmt: skip
 
 
 def attention(verifier: Tree, length: float, layers: int) -> float:

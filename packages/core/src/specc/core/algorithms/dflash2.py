@@ -13,6 +13,7 @@ from pydantic import Field
 
 from specc.core.algorithms.base import (
     Algorithm,
+    Derived,
     Section,
     TensorSpec,
     TrainingCost,
@@ -27,10 +28,10 @@ from specc.core.algorithms.dflash import (
     block_tensors,
     block_training,
     decoder,
-    derive,
     drafted,
     max_speculative_tokens,
 )
+from specc.core.algorithms.dflash import derive as block_derive
 from specc.core.errors import SpeccError
 
 
@@ -80,26 +81,35 @@ def groups(draft: Tree, verifier: Tree) -> int:
         raise SpeccError(
             f"`draft.convolution.group` is {group}, which does not divide the verifier's hidden size, {hidden}",
             where="draft.convolution.group",
+            id="E0315",
             hint=f"use {max(size for size in range(1, group) if hidden % size == 0)}",
         )
     return hidden // group
 
 
+def derive(draft: Tree, verifier: Tree) -> dict[str, Derived]:
+    """Return what a DFlash2 spec may leave out; raises `SpeccError` for a part that does not fit the verifier."""
+    groups(draft, verifier)
+    candidates, vocab = draft["selector"]["candidates"], verifier["vocab_size"]
+    if candidates > vocab:
+        raise SpeccError(
+            f"`draft.selector.candidates` is {candidates}, and the verifier has {vocab} tokens",
+            where="draft.selector.candidates",
+            id="E0315",
+            hint=f"use {vocab} or fewer",
+        )
+    return block_derive(draft, verifier)
+
+
 def layout(draft: Tree, verifier: Tree) -> list[TensorSpec]:
-    """Return every tensor of a DFlash2 checkpoint for resolved `draft` and `verifier.config`; raises `SpeccError`."""
+    """Return every tensor of a DFlash2 checkpoint for resolved `draft` and `verifier.config`."""
     hidden, vocab = verifier["hidden_size"], verifier["vocab_size"]
     kernel, rank = draft["convolution"]["kernel"], draft["selector"]["rank"]
-    if draft["selector"]["candidates"] > vocab:
-        raise SpeccError(
-            f"`draft.selector.candidates` is {draft['selector']['candidates']}, and the verifier has {vocab} tokens",
-            where="draft.selector.candidates",
-            hint="use fewer",
-        )
     tensors = [
         *block_tensors(draft, verifier),
         TensorSpec("candidate_selector.hidden_projection.weight", (rank, hidden)),
-        TensorSpec("candidate_selector.predecessor_codebook", (vocab, rank)),
-        TensorSpec("candidate_selector.successor_codebook", (vocab, rank)),
+        TensorSpec("candidate_selector.predecessor_codebook", (vocab, rank), by_token=True),
+        TensorSpec("candidate_selector.successor_codebook", (vocab, rank), by_token=True),
     ]
     for index in range(draft["layers"]):
         for part in ("attention_conv", "mlp_conv"):

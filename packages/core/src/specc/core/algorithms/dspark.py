@@ -77,8 +77,8 @@ def heads(draft: Tree, verifier: Tree) -> list[TensorSpec]:
     """Return the tensors of the Markov head and of the confidence head, for resolved `draft` and `verifier.config`."""
     hidden, rank = verifier["hidden_size"], draft["markov"]["rank"]
     tensors = [
-        TensorSpec("markov_head.markov_w1.weight", (verifier["vocab_size"], rank)),
-        TensorSpec("markov_head.markov_w2.weight", (vocabulary_of(draft, verifier), rank)),
+        TensorSpec("markov_head.markov_w1.weight", (verifier["vocab_size"], rank), by_token=True),
+        TensorSpec("markov_head.markov_w2.weight", (vocabulary_of(draft, verifier), rank), by_token=True),
     ]
     match draft["markov"]["type"]:
         case "gated":

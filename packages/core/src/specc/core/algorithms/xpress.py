@@ -77,7 +77,10 @@ def layout(draft: Tree, verifier: Tree) -> list[TensorSpec]:
         "readout.weight": (vocabulary_of(draft, verifier), rank),
         "token_embed.weight": (vocab, rank),
     }
-    refiner = [TensorSpec(f"refiner_head.{name}", shape) for name, shape in shapes.items()]
+    refiner = [
+        TensorSpec(f"refiner_head.{name}", shape, by_token=name in ("readout.weight", "token_embed.weight"))
+        for name, shape in shapes.items()
+    ]
     return sorted([*block_tensors(draft, verifier), *refiner], key=lambda tensor: tensor.name)
 
 

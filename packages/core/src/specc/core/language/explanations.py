@@ -429,6 +429,12 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Add `mask_token` to `draft`, the id of a token that no text has.",
         "facts/no-token-for-a-mask",
     ),
+    "E0315": Explanation(
+        "Parts of a draft have sizes that its verifier allows.",
+        "A convolution's groups make up the hidden size, and there are no more candidates than tokens.",
+        "Take the size that the hint says.",
+        "facts/group-beside-the-hidden-size",
+    ),
     # E04: the matrix
     "E0401": Explanation(
         "A matrix has at most 10000 combinations.",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from specc.core.algorithms import algorithm, attention, learnt, vocabulary_of
+from specc.core.algorithms import algorithm, attention, directed, learnt, vocabulary_of
 from specc.core.files import DTYPE_BITS
 from specc.core.plan.corpus import Corpus, mean_answer
 from specc.core.plan.stages import Values
@@ -91,7 +91,9 @@ def _orthogonal(values: Values, corpus: Corpus) -> float:
     if train["optimizer"]["name"] != "muon":
         return 0.0
     steps = rows_seen(values, corpus) / train["batch_tokens"]
-    pairs = [(min(shape), max(shape)) for shape in learnt_shapes(values).values() if len(shape) == 2]
+    draft = values["draft"]
+    layout = algorithm(draft["algorithm"]).layout(draft, values["verifier"]["config"])
+    pairs = [(min(shape), max(shape)) for shape in directed(layout).values()]
     return steps * 5 * sum(4 * low * low * high + 2 * low**3 for low, high in pairs)
 
 

@@ -113,10 +113,11 @@ class DraftModel(nn.Module):
         """
 
     @abstractmethod
-    def logits(self, document: Reading, drafted: Tensor) -> Tensor:
+    def logits(self, document: Reading, drafted: Tensor, steps: int | None = None) -> Tensor:
         """Return the logits `[draft vocabulary]` of the token after `drafted`, int64 `[k]`, the draft's own tokens.
 
-        The draft starts from the document's last token. Computed from the beginning each time, without a cache.
+        The draft starts from the document's last token. `steps` are the tokens of the whole draft, as many as in
+        training by default: blocks see also what is not yet drafted. Computed from the beginning each time.
         """
 
     def draft(self, document: Reading, steps: int) -> Tensor:
@@ -126,7 +127,7 @@ class DraftModel(nn.Module):
         """
         drafted = document.ids[:0]
         for _ in range(steps):
-            best = self.logits(document, drafted).argmax(-1, keepdim=True)
+            best = self.logits(document, drafted, steps).argmax(-1, keepdim=True)
             drafted = torch.cat((drafted, self.to_verifier(best)))
         return drafted
 

@@ -252,7 +252,7 @@ class Peagle(Fusion):
             found[masks.anchors[real], masks.depths[real]] = self.propose(states[real])
         return found
 
-    def logits(self, document: Reading, drafted: Tensor) -> Tensor:
+    def logits(self, document: Reading, drafted: Tensor, steps: int | None = None) -> Tensor:
         """Return the logits after `drafted`, which only their number has a part in."""
         context, depth = self._whole(document), len(drafted)
         row = torch.tensor([len(document) - 2])

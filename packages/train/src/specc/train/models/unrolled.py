@@ -65,7 +65,7 @@ class Unrolled(DraftModel):
                 found[: len(states), step] = self.propose(states)
         return found
 
-    def logits(self, document: Reading, drafted: Tensor) -> Tensor:
+    def logits(self, document: Reading, drafted: Tensor, steps: int | None = None) -> Tensor:
         """Return the logits after `drafted`: every row at the first step, the last one alone at later ones."""
         count = len(document) - 1
         rows = Rows(
