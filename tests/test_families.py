@@ -95,7 +95,7 @@ def test_a_native_head_is_trained_put_back_and_served(family: str, tmp_path: Pat
         path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "mimo", "auto_map": code}))
         (folder / "configuration_mimo.py").write_text("raise SystemExit('code of the verifier was run')\n")
     found, built = build(tmp_path, "{algorithm: mtp}")
-    assert list(built)[-3:] == ["checkpoint", "stitched", "evaluation"]
+    assert set(built) >= {"checkpoint", "stitched", "evaluation"}
     served, simulated = found["served"], found["simulated"]
     assert served["drafts"] >= 100
     assert served["accepted_per_position"] == simulated["accepted_per_position"]

@@ -31,8 +31,7 @@ def verifier(stage: Stage) -> None:
         _dequantise(stage, expected)
     else:
         _take(stage, expected)
-    if other := KNOWN_AS.get(stage.params["verifier"]["config"]["model_type"]):
-        _rename(stage.output / "config.json", other)
+    _name_family(stage.output / "config.json")
     for path in sorted(stage.output.glob("*.safetensors")):
         tensor_headers(path)
 
@@ -74,11 +73,12 @@ def _copy(source: Path, target: Path, expected: str) -> None:
         raise _changed(source.name)
 
 
-def _rename(path: Path, family: str) -> None:
-    """Let a `config.json` say of which family a model is, and nothing of code."""
+def _name_family(path: Path) -> None:
+    """Let a `config.json` name the family that transformers knows in place of code, if it is one of `KNOWN_AS`."""
     raw: dict[str, Any] = json.loads(path.read_text())
-    raw.pop("auto_map", None)
-    write_atomic(path, pretty(raw | {"model_type": family}))
+    if other := KNOWN_AS.get(raw.get("model_type", "")):
+        raw.pop("auto_map", None)
+        write_atomic(path, pretty(raw | {"model_type": other}))
 
 
 def _changed(name: str) -> SpeccError:
