@@ -47,7 +47,9 @@ def _earlier(stage: Stage) -> dict[str, Tensor]:
                              hint="make the spec's `draft` section the same, or start from random weights",
                              code=Exit.INPUT)  # fmt: skip
     if before.get("embed_requires_grad"):
-        stage.warn("the speculator in `draft.init` was trained with embeddings of its own, and gets the verifier's here")
+        stage.warn(
+            "the speculator in `draft.init` was trained with embeddings of its own, and gets the verifier's here"
+        )
     tensors: dict[str, Tensor] = {}
     for name in names:
         if name.endswith(".safetensors"):
