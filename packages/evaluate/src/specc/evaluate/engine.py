@@ -161,6 +161,9 @@ def _start(
 ) -> Any:
     import vllm
 
+    other = architecture(config)
+    if other:
+        _leave_transformers_as_it_is()
     make: Any = vllm.LLM  # its types are narrower than what it takes
     # CUDA graphs are worth their start-up there. Here inductor would be in their place, and its cache would
     # have to be part of what decides the bits.
@@ -176,8 +179,19 @@ def _start(
         seed=0,
         speculative_config=speculator.as_config() if speculator else None,
         **here,
-        **architecture(config),
+        **other,
     )
+
+
+def _leave_transformers_as_it_is() -> None:
+    """Let vLLM run transformers' classes without changing them.
+
+    It would give a family's class an `__init__` that asks for a configuration of vLLM's, for good, and the reference
+    is of the same class and comes later. What is lost is compilation, which a CPU does without anyway.
+    """
+    from vllm.model_executor.models.transformers import base
+
+    setattr(base.Base, "_decorate_cls_for_torch_compile", lambda *_, **__: None)  # noqa: B010 - pyright knows better
 
 
 def _generate(
