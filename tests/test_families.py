@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import drafts
 from test_end_to_end import specc
 
 pytestmark = pytest.mark.engine
@@ -19,14 +20,14 @@ verifier: {{model: ./tiny, dtype: float32}}
 draft: {draft}
 data:
   sources: [{{file: prompts.jsonl}}]
-  responses: {{from: verifier, max_tokens: 16}}
-  validation: 0.2
+  responses: {{from: verifier, max_tokens: 32}}
+  validation: 0.1
   sequence_length: 128
 train:
-  epochs: 1
+  epochs: 8
   batch_tokens: 512
   precision: fp32
-  optimizer: {{name: adamw, learning_rate: 1e-3}}
+  optimizer: {{name: adamw, learning_rate: 4e-3}}
 evaluate:
   prompts: [{{file: held-out.jsonl}}]
   max_tokens: 48
@@ -36,7 +37,7 @@ runtime: {{threads: 2}}
 SIZES: dict[str, Any] = {
     "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2,
     "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 256, "initializer_range": 0.2,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 383,
 }  # fmt: skip
 FULL = pytest.mark.full
 
@@ -45,7 +46,7 @@ def build(folder: Path, draft: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Build a draft for the verifier in `folder/tiny`; return its evaluation and the digests of all stages."""
     from small import write_prompts
 
-    write_prompts(folder / "prompts.jsonl", 24)
+    write_prompts(folder / "prompts.jsonl", 64)
     write_prompts(folder / "held-out.jsonl", 12, start=500)
     (folder / "tiny.yaml").write_text(SPEC.format(draft=draft))
     built = json.loads(specc(folder, "build", "--json", "tiny.yaml").stdout)["artifacts"]
@@ -62,8 +63,7 @@ def artifact(folder: Path, stage: str) -> Path:
     "family",
     [
         "gemma2",
-        "qwen2_moe",
-        *(pytest.param(name, marks=FULL) for name in ("cohere2", "gemma3_text", "mixtral", "granite")),
+        *(pytest.param(name, marks=FULL) for name in ("cohere2", "gemma3_text", "granite", "mixtral", "qwen2_moe")),
     ],
 )
 def test_a_draft_for_a_family_is_served_as_it_was_trained(family: str, tmp_path: Path) -> None:
@@ -73,10 +73,11 @@ def test_a_draft_for_a_family_is_served_as_it_was_trained(family: str, tmp_path:
     folder = tmp_path / "tiny"
     make_tokenizer(folder, CHATML)
     make_family(folder, family, **SIZES)
+    drafts.calm(folder)
     found, _ = build(tmp_path, "{algorithm: eagle3, hidden_state_layers: [1, 2, 3]}")
     served, simulated = found["served"], found["simulated"]
     assert found["runtime"] == "vllm"
-    assert served["drafts"] >= 100
+    assert served["accepted"] >= 5
     assert [served[name] for name in ("drafts", "accepted", "accepted_per_position")] == [
         simulated[name] for name in ("drafts", "accepted", "accepted_per_position")
     ]

@@ -32,7 +32,7 @@ def main(job: dict[str, object]) -> list[dict[str, object]]:
     from specc.evaluate.replay import load_draft, replay
 
     verifier = Path(str(job["verifier"]))
-    options = {"dtype": "float32", "length": 64, "device": "cpu", "done": lambda: None}
+    options = {"config": job["config"], "dtype": "float32", "length": 64, "device": "cpu", "done": lambda: None}
     plain = answer(verifier, PROMPTS, MAX_TOKENS, **options)
     reference = Reference(verifier, dtype="float32", device="cpu")
     found = []

@@ -244,15 +244,19 @@ class Remembering:
 def remember(model: DraftModel) -> None:
     """Compute each of a draft's answers once: it depends on the tokens alone."""
     for name in ("logits", "draft"):
-        plain, known = getattr(model, name), dict[Any, Any]()
+        setattr(model, name, kept(getattr(model, name)))
 
-        def kept(document: Reading, more: Any, plain: Any = plain, known: dict[Any, Any] = known) -> Tensor:
-            key = (*document.ids.tolist(), -1, *(more.tolist() if isinstance(more, Tensor) else [more]))
-            if key not in known:
-                known[key] = plain(document, more)
-            return known[key]
 
-        setattr(model, name, kept)
+def kept(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    known = dict[Any, Tensor]()
+
+    def found(document: Reading, *more: Any) -> Tensor:
+        key = (*document.ids.tolist(), *(str(one.tolist() if isinstance(one, Tensor) else one) for one in more))
+        if key not in known:
+            known[key] = plain(document, *more)
+        return known[key]
+
+    return found
 
 
 PROMPT = [3, 4, 2, 5]
