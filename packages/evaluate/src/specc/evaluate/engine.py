@@ -191,7 +191,11 @@ def _leave_transformers_as_it_is() -> None:
     """
     from vllm.model_executor.models.transformers import base
 
-    setattr(base.Base, "_decorate_cls_for_torch_compile", lambda *_, **__: None)  # noqa: B010 - pyright knows better
+    def leave(*_: Any, **__: Any) -> None:
+        pass
+
+    backend: Any = base.Base
+    backend._decorate_cls_for_torch_compile = leave
 
 
 def _generate(
