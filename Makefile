@@ -21,7 +21,7 @@ install: .venv/.installed-cpu $(LANGUAGE_SERVER)  ## .venv with specc, the CPU e
 $(LANGUAGE_SERVER): tests/editor/package-lock.json | .venv/.installed-cpu
 	$(BIN)/npm ci --prefix tests/editor
 
-test: install  ## every test but the minutes-long ones, engines included (some 25 minutes on two cores)
+test: install  ## every test but the minutes-long ones, engines included (three quarters of an hour on two cores)
 	$(PYTEST) -m "not full" tests
 
 test-core: install  ## what needs no torch (some three minutes)

@@ -50,8 +50,7 @@ def build(folder: Path, draft: str) -> tuple[dict[str, Any], dict[str, str]]:
     write_prompts(folder / "held-out.jsonl", 12, start=500)
     (folder / "tiny.yaml").write_text(SPEC.format(draft=draft))
     built = json.loads(specc(folder, "build", "--json", "tiny.yaml").stdout)["artifacts"]
-    (path,) = (folder / ".specc/store").glob("*-evaluation-*/evaluation.json")
-    return json.loads(path.read_text()), built
+    return json.loads((artifact(folder, "evaluation") / "evaluation.json").read_text()), built
 
 
 def artifact(folder: Path, stage: str) -> Path:

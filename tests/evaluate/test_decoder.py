@@ -248,6 +248,7 @@ def remember(model: DraftModel) -> None:
 
 
 def kept(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function that calls `plain` once for the same tokens."""
     known = dict[Any, Tensor]()
 
     def found(document: Reading, *more: Any) -> Tensor:

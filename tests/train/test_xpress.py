@@ -30,8 +30,6 @@ VARIANTS: list[dict[str, Any]] = [
     {"layers": 1, "refiner": XPRESS["refiner"] | {"rounds": 0, "base_weight": 0.0}},
 ]  # fmt: skip
 LOSSES = {"ce": 0.1, "tv": 0.9}
-DOCUMENTS = [document(20, 1), document(31, 2), document(13, 3)]
-MASKS = [masked(20, (4, 20)), masked(31, (3, 10), (20, 31)), masked(13, (6, 13))]
 
 
 def twins(changes: dict[str, Any]) -> tuple[Any, PlainXPress]:

@@ -76,8 +76,7 @@ def train_draft(stage: Stage, phase: Phase) -> None:
             for name, tensor in initial_weights(stage).items()
         }
         trained = model({name: saved.state[name] for name in initial} if saved else initial)
-        row = algorithm(draft["algorithm"])
-        engine = Engine(trained, train, directed(row.layout(draft, config)))
+        engine = Engine(trained, train, directed(algorithm(draft["algorithm"]).layout(draft, config)))
         progress, best = (saved.progress, saved.best) if saved else (Progress(), None)
     first = engine.rank == 0
     if saved is None:

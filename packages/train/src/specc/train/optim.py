@@ -13,9 +13,7 @@ from specc.core.errors import Exit, SpeccError
 from specc.train.muon import Muon
 
 
-def make_optimizer(
-    model: nn.Module, options: Mapping[str, Any], directed: Collection[str] = ()
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, options: Mapping[str, Any], directed: Collection[str]) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) or Muon over the parameters; norms do not decay.
 
     `directed` names the matrices whose directions Muon takes.

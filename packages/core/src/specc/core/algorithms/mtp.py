@@ -138,6 +138,7 @@ def head_of(verifier: Tree) -> NativeHead:
         raise SpeccError(
             f"the MTP head of a verifier of the family `{verifier['model_type']}` is not known",
             where="draft.algorithm",
+            id="E0312",
             hint=f"families with a known one: {known}; for others use `algorithm: eagle3`",
         ) from None
 
@@ -149,12 +150,14 @@ def derive(draft: Tree, verifier: Tree) -> dict[str, Derived]:
         raise SpeccError(
             f"`verifier.config.{missing[0]}` is not known, and the verifier's MTP head may have experts",
             where="draft.algorithm",
+            id="E0312",
             hint="the lock is of another release: `specc lock --upgrade verifier SPEC`",
         )
     if (count := verifier.get("num_nextn_predict_layers", 0)) != 1:
         raise SpeccError(
             f"the verifier has {count or 'no'} MTP layer{'s' if count > 1 else ''}, and `algorithm: mtp` trains one",
             where="draft.algorithm",
+            id="E0312",
             hint="use `algorithm: eagle3`, which needs none" if not count else "vLLM runs the first layer alone",
         )
     return {"export.speculative_tokens": Derived(draft["steps"], "derived from draft.steps")}

@@ -52,7 +52,7 @@ class Rules:
         try:
             self.algorithm.derive(self.draft, config)
         except SpeccError as error:  # a draft that there is no deriving for: of a part that the verifier lacks
-            return [self._error(error.id or "E0312", error.message, str(error.where), hint=error.hint)]
+            return [self._error(str(error.id), error.message, str(error.where), hint=error.hint)]
         return [*self._layers(config), *self._lengths(config), *self._answers(config), *self._mask(config),
                 *self._reach(config)]  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from specc.core.algorithms import algorithm, attention, directed, learnt, vocabulary_of
+from specc.core.algorithms import TensorSpec, algorithm, attention, directed, learnt, vocabulary_of
 from specc.core.files import DTYPE_BITS
 from specc.core.plan.corpus import Corpus, mean_answer
 from specc.core.plan.stages import Values
@@ -50,8 +50,12 @@ def _hidden_states(values: Values, corpus: Corpus) -> float:
 
 def learnt_shapes(values: Values) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the draft's tensors that are learnt."""
+    return learnt(_layout(values))
+
+
+def _layout(values: Values) -> list[TensorSpec]:
     draft = values["draft"]
-    return learnt(algorithm(draft["algorithm"]).layout(draft, values["verifier"]["config"]))
+    return algorithm(draft["algorithm"]).layout(draft, values["verifier"]["config"])
 
 
 def _passes(values: Values, corpus: Corpus) -> float:
@@ -91,9 +95,7 @@ def _orthogonal(values: Values, corpus: Corpus) -> float:
     if train["optimizer"]["name"] != "muon":
         return 0.0
     steps = rows_seen(values, corpus) / train["batch_tokens"]
-    draft = values["draft"]
-    layout = algorithm(draft["algorithm"]).layout(draft, values["verifier"]["config"])
-    pairs = [(min(shape), max(shape)) for shape in directed(layout).values()]
+    pairs = [(min(shape), max(shape)) for shape in directed(_layout(values)).values()]
     return steps * 5 * sum(4 * low * low * high + 2 * low**3 for low, high in pairs)
 
 
