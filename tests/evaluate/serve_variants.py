@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 STEPS, MAX_TOKENS = 3, 24
 PROMPTS = [
-    [(11 * row + 5 * place) % 300 + 3 for place in range(6 + row % 12)] + [40 + row % 3] * 3 for row in range(16)
+    [(11 * row + 5 * place) % 300 + 3 for place in range(6 + row % 12)] + [40 + row % 3] * 3 for row in range(26)
 ]
+"""More than a batch, so that some go on where the longest ends: its last draft must have room."""
 
 
 def main(job: dict[str, object]) -> list[dict[str, object]]:
@@ -27,12 +28,14 @@ def main(job: dict[str, object]) -> list[dict[str, object]]:
     from specc.core.algorithms import algorithm
     from specc.evaluate.decoder import Decoder
     from specc.evaluate.engine import Speculator, answer
+    from specc.evaluate.evaluation import room
     from specc.evaluate.lossless import differences
     from specc.evaluate.reference import Reference
     from specc.evaluate.replay import load_draft, replay
 
     verifier = Path(str(job["verifier"]))
-    options = {"config": job["config"], "dtype": "float32", "length": 64, "device": "cpu", "done": lambda: None}
+    length = max(len(prompt) for prompt in PROMPTS) + room(MAX_TOKENS, STEPS)
+    options = {"config": job["config"], "dtype": "float32", "length": length, "device": "cpu", "done": lambda: None}
     plain = answer(verifier, PROMPTS, MAX_TOKENS, **options)
     reference = Reference(verifier, dtype="float32", device="cpu")
     found = []

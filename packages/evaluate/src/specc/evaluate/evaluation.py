@@ -51,6 +51,15 @@ def runtime_of(draft: Mapping[str, Any], device: str) -> Runtime:
     return "vllm" if device in algorithm(draft["algorithm"]).vllm(draft) else "reference"
 
 
+def room(max_tokens: int, steps: int) -> int:
+    """Return the positions behind a prompt that vLLM needs to draft `steps` tokens up to an answer's end.
+
+    It drafts for a whole batch at once, and for none of it if the longest sequence, a draft that is being verified
+    included, has no place for a further draft; DFlash reads one token more.
+    """
+    return max_tokens + 2 * steps + 1
+
+
 def evaluation(stage: Stage) -> None:
     """Write `evaluation.json`; vLLM's speeds go to the run's record.
 
@@ -70,6 +79,7 @@ class Evaluation:
         self.dtype: str = params["verifier"]["dtype"]
         self.tokens: int = params["export"]["speculative_tokens"]
         self.max_tokens: int = params["evaluate"]["max_tokens"]
+        self.room = room(self.max_tokens, self.tokens)
         self.device = str(stage.facets.get("device", "cpu"))
         self.runtime = runtime_of(self.draft, self.device)
         self.verifier = stage.input("verifier")
@@ -79,8 +89,7 @@ class Evaluation:
         self.prompts = self._prompts()
         self.first = self.prompts[: UNTRAINED_PROMPTS if self.runtime == "vllm" else DECODED_UNTRAINED]
         self.exact = self.prompts[: params["evaluate"]["lossless_prompts"]]
-        # Room for a whole draft past the last token, or vLLM would cut the last drafts short.
-        self.length = max(len(prompt) for prompt in self.prompts) + self.max_tokens + self.tokens + 1
+        self.length = max(len(prompt) for prompt in self.prompts) + self.room
         fp32 = 0 if self.dtype == "float32" else 2 * len(self.exact)
         self.total = 3 * len(self.prompts) + len(self.first) + fp32
 
@@ -129,7 +138,7 @@ class Evaluation:
         with self._phase("prompts"):
             rows = read_prompts(params["evaluate"]["prompts"], self.stage.file, params["data"]["system_prompt"])
             rendered = render(rows, self.verifier, params["date"])
-        fitting = [tokens for tokens in rendered if len(tokens) + self.max_tokens + self.tokens + 1 <= limit]
+        fitting = [tokens for tokens in rendered if len(tokens) + self.room <= limit]
         if not fitting:
             raise SpeccError(f"no prompt of `evaluate.prompts` fits the verifier's {limit} positions",
                              hint="shorten the prompts or `evaluate.max_tokens`")  # fmt: skip

@@ -216,7 +216,7 @@ def _evaluation(values: Values) -> StageRow | None:
         return None
     return StageRow(
         name="evaluation",
-        version=1,
+        version=2,
         params=pick(values, "evaluate", "export.speculative_tokens", "draft", "verifier.dtype", "verifier.config",
                     "verifier.chat_template_sha256", "data.system_prompt", "date"),
         inputs={"checkpoint": "checkpoint", "draft": "draft", "verifier": "verifier",
