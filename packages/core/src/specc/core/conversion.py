@@ -131,5 +131,5 @@ def compile_conversion(
 
 
 def _portable(text: str) -> str:
-    """Return what a lock says of a source or a verifier: of a path from the root the last part, its hashes say which."""
+    """Return what a lock says of a source or a verifier: of a path from the root the last part alone."""
     return Path(text).name if text.startswith(("/", "~")) else text

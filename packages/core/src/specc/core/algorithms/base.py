@@ -59,7 +59,7 @@ LayoutName = Literal["eagle3", "modelopt", "peagle", "dflash", "dspark", "mtp", 
 class Init(Section):
     """Weights to start from, in place of random ones: an earlier speculator, or a draft of another repository."""
 
-    from_: Annotated[str, Field(alias="from", min_length=1)] | None = None
+    from_: Annotated[Annotated[str, Field(min_length=1)] | None, Field(alias="from")] = None
     """Folder of an earlier speculator of the same algorithm, in the speculators format and with the same shapes;
     relative to the spec. Excludes `convert`."""
     convert: Annotated[str, Field(min_length=1)] | None = None
