@@ -109,8 +109,10 @@ class Resolver:
             if not found.layout.speculators:
                 raise SpeccError(f"the source is {found.layout.title}, which no algorithm here trains")  # noqa: TRY301
         except SpeccError as error:
-            raise checked.document.error(error.message, ("draft", "init", "convert"), id="E0507",
-                                         note=error.note, hint=error.hint) from error  # fmt: skip
+            hint = (
+                f"`specc convert {init['convert']} --verifier …` says why of each layout" if error.note else error.hint
+            )
+            raise checked.document.error(error.message, ("draft", "init", "convert"), id="E0317", hint=hint) from error
         asked = {"asked_revision": init["revision"]} if "revision" in init else {}
         init |= {**found.facts, **asked}
         return found
