@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from specc.core.engines import KNOWN_AS
 from specc.core.errors import Exit, SpeccError
+from specc.core.fetch import download
 from specc.core.files import CHUNK, pretty, sha256_file, tensor_headers, write_atomic
 from specc.core.stage import Stage
 
@@ -55,7 +56,7 @@ def _take(stage: Stage, expected: Mapping[str, str]) -> None:
     hub: Mapping[str, str] | None = stage.job.context.get("hub")
     for number, name in enumerate(names):
         stage.progress(number, len(names), "files", name)
-        source = _download(stage, hub, name) if hub else stage.file(f"verifier/{name}")
+        source = download(stage, hub, name, "`verifier.model`") if hub else stage.file(f"verifier/{name}")
         _copy(source, stage.output / name, expected[name])
         if hub:
             source.unlink()
@@ -87,22 +88,6 @@ def _changed(name: str) -> SpeccError:
         hint="`specc lock --upgrade verifier SPEC` pins it as it is now",
         code=Exit.STAGE,
     )
-
-
-def _download(stage: Stage, hub: Mapping[str, str], name: str) -> Path:
-    """Fetch a file at the pinned commit into the work folder; what a killed download left there is continued."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(hf_hub_download(hub["repo"], name, revision=hub["revision"], local_dir=stage.work / "hub"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SpeccError(
-            f"`{name}` of `{hub['repo']}` cannot be fetched: {first[:200]}",
-            hint="check the network and `HF_TOKEN`, or download the model and name its folder in `verifier.model`",
-            code=Exit.STAGE,
-        ) from error
 
 
 def _dequantise(stage: Stage, expected: Mapping[str, str]) -> None:

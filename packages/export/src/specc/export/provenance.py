@@ -9,7 +9,7 @@ from typing import Any, Final
 from specc.core.algorithms.base import Tree
 from specc.core.files import FileEntry
 
-PLACES: Final = ("model", "file", "from")
+PLACES: Final = ("model", "file", "from", "convert")
 """Fields of a spec that may hold a path of the user's machine."""
 RESOLVED: Final = ("version", "date", "verifier", "draft", "data", "train", "export")
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
@@ -54,11 +54,20 @@ def specc_json(params: Tree) -> dict[str, Any]:
 
 
 def provenance(params: Tree, files: Iterable[FileEntry]) -> dict[str, Any]:
-    """Return an in-toto statement with a SLSA provenance predicate over the checkpoint's files.
+    """Return the statement over a trained checkpoint.
 
-    Subjects are `files` (all but the statement itself). Materials (`resolvedDependencies` there) are the verifier's
-    files, the data's and those of `draft.init`, each with its sha256
-    (https://in-toto.io/Statement/v1, https://slsa.dev/spec/v1.0/provenance).
+    Its materials are the verifier's files, the data's and those of `draft.init`, each with its sha256.
+    """
+    return statement("urn:specc:checkpoint:1", params["name"], params["stages"], materials(params), files)
+
+
+def statement(
+    kind: str, name: str, stages: Tree, materials: list[dict[str, Any]], files: Iterable[FileEntry]
+) -> dict[str, Any]:
+    """Return an in-toto statement with a SLSA provenance predicate over an artifact's files.
+
+    Subjects are `files` (all but the statement itself), `materials` what they were made of (`resolvedDependencies`
+    there; https://in-toto.io/Statement/v1, https://slsa.dev/spec/v1.0/provenance).
     """
     return {
         "_type": STATEMENT,
@@ -66,10 +75,10 @@ def provenance(params: Tree, files: Iterable[FileEntry]) -> dict[str, Any]:
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
-                "buildType": "urn:specc:checkpoint:1",
-                "externalParameters": {"name": params["name"]},
-                "internalParameters": {"stages": params["stages"]},
-                "resolvedDependencies": materials(params),
+                "buildType": kind,
+                "externalParameters": {"name": name},
+                "internalParameters": {"stages": stages},
+                "resolvedDependencies": materials,
             },
             "runDetails": {"builder": {"id": "urn:specc"}},
         },

@@ -1,8 +1,9 @@
-"""The weights that training starts from: an earlier speculator's, the verifier's own, or random ones."""
+"""The weights that training starts from: an earlier speculator's, a converted one's, the verifier's, or random ones."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -36,8 +37,8 @@ def initial_weights(stage: Stage) -> dict[str, Tensor]:
 def _earlier(stage: Stage) -> dict[str, Tensor]:
     """Read an earlier speculator; raises `SpeccError` where its configuration or its shapes are others."""
     draft, config = stage.params["draft"], stage.params["verifier"]["config"]
-    row, names = algorithm(draft["algorithm"]), sorted(draft["init"]["files"])
-    before: dict[str, Any] = json.loads(stage.file("init/config.json").read_text())
+    row, files = algorithm(draft["algorithm"]), _files(stage)
+    before: dict[str, Any] = json.loads(files["config.json"].read_text())
     expected = {"speculators_model_type": draft["algorithm"], **row.fields(draft)}
     for key, value in expected.items():
         found = before.get(key, row.absent.get(key))
@@ -51,10 +52,26 @@ def _earlier(stage: Stage) -> dict[str, Tensor]:
             "the speculator in `draft.init` was trained with embeddings of its own, and gets the verifier's here"
         )
     tensors: dict[str, Tensor] = {}
-    for name in names:
+    for name in sorted(files):
         if name.endswith(".safetensors"):
-            tensors |= load_file(stage.file(f"init/{name}"))
+            tensors |= load_file(files[name])
     table = trained(draft, config)
     weights = {spec.name: tensors[spec.name].to(torch.float32).clone() for spec in table if spec.name in tensors}
     check_shapes(weights, table, "the speculator in `draft.init`")
     return weights
+
+
+def _files(stage: Stage) -> dict[str, Path]:
+    """Return the files of the speculator to start from by their names; warn of what a converted one has besides."""
+    if "converted" not in stage.job.inputs:
+        return {name: stage.file(f"init/{name}") for name in stage.params["draft"]["init"]["files"]}
+    folder = stage.input("converted")
+    own: list[str] = json.loads((folder / "conversion.json").read_text())["own"]
+    differs: dict[str, Any] = json.loads((folder / "specc.json").read_text())["resolved"]["decoder"]
+    if own:
+        stage.warn(f"the converted draft has {' and '.join(f'`{name}`' for name in own)} of its own, and gets the"
+                   " verifier's here")  # fmt: skip
+    if names := [name for name in ("rms_norm_eps", "rope_parameters") if name in differs]:
+        stage.warn(f"the converted draft was trained with {' and '.join(f'`{name}`' for name in names)} of its own, and"
+                   " goes on with the verifier's")  # fmt: skip
+    return {name: folder / name for name in ("config.json", "model.safetensors")}

@@ -52,12 +52,24 @@ class DraftSection(Section):
     """What the draft of every algorithm has: `algorithm`, and knobs of its own."""
 
 
-class Init(Section):
-    """Weights to start from, in place of random ones."""
+LayoutName = Literal["eagle3", "modelopt", "peagle", "dflash", "dspark", "mtp", "speculators", "eagle"]
+"""Names of other repositories' layouts, whose rows are in `specc.core.layouts`."""
 
-    from_: Annotated[str, Field(alias="from", min_length=1)]
+
+class Init(Section):
+    """Weights to start from, in place of random ones: an earlier speculator, or a draft of another repository."""
+
+    from_: Annotated[Annotated[str, Field(min_length=1)] | None, Field(alias="from")] = None
     """Folder of an earlier speculator of the same algorithm, in the speculators format and with the same shapes;
-    relative to the spec."""
+    relative to the spec. Excludes `convert`."""
+    convert: Annotated[str, Field(min_length=1)] | None = None
+    """Folder or hub id (`org/name`) of a draft in the layout of another repository, which is converted first; it is of
+    the same algorithm and has the same shapes. Excludes `from`."""
+    layout: LayoutName | None = None
+    """Layout of what is converted. Default: found from its files."""
+    revision: Annotated[str, Field(min_length=1)] | None = None
+    """Branch, tag or commit of a hub id that is converted; the lock pins the commit and every file's sha256. Default:
+    `main`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "schema": "the language's JSON Schema, or one field's page",
     "serve": "the command that serves a speculator in vLLM",
     "compile": "what a locked spec needs to be built elsewhere, as files",
+    "convert": "bring in a draft of another repository",
 }
 
 

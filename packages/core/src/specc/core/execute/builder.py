@@ -91,10 +91,11 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
         if name not in files:
             raise missing_file(name, values)
     if "hub" in stage.row.context and offline():
+        what = "verifier" if stage.name == "verifier" else "source"
         raise SpeccError(
-            f"the verifier `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
+            f"the {what} `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
             " `HF_HUB_OFFLINE`) forbids to fetch it",
-            hint="build its stage once where there is a network: `specc build --stage verifier`",
+            hint=f"build its stage once where there is a network: `specc build --stage {stage.name}`",
         )
     pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
     here = installed(pins)

@@ -343,6 +343,18 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Write `offload: optimizer` or `offload: parameters` in `train.zero`, or remove the values.",
         "offload-values-without-offload",
     ),
+    "E0235": Explanation(
+        "`draft.init` has one of `from` and `convert`.",
+        "A draft starts from one set of weights.",
+        "Write `from` for a speculator in the speculators format, `convert` for a draft in another layout.",
+        "init-of-two-drafts",
+    ),
+    "E0236": Explanation(
+        "`layout` and `revision` of `draft.init` come with `convert`, and `revision` with a hub id.",
+        "They would have no effect otherwise.",
+        "Remove them.",
+        "init-with-a-layout",
+    ),
     # E03: rules that need facts about the verifier
     "E0301": Explanation(
         "A layer id is at most the verifier's number of layers, which stands for the last layer's output.",
@@ -434,6 +446,18 @@ ALL: Final[Mapping[str, Explanation]] = {
         "A convolution's groups make up the hidden size, and there are no more candidates than tokens.",
         "Take the size that the hint says.",
         "facts/group-beside-the-hidden-size",
+    ),
+    "E0316": Explanation(
+        "A draft that starts from a converted one is like it: its layers, its norms, the states it reads.",
+        "The weights would mean something else, or would not fit.",
+        "Make the spec's `draft` the same as the source's, or convert another draft.",
+        "facts/init-with-other-norms",
+    ),
+    "E0317": Explanation(
+        "A draft that is to be converted is in a layout that specc knows, and for this verifier.",
+        "Every tensor has a place in the format, or a reason to be left out.",
+        "Do as the hint says; `specc convert` tries the same by itself.",
+        "facts/init-of-no-layout",
     ),
     # E04: the matrix
     "E0401": Explanation(

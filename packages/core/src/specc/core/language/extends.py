@@ -91,7 +91,7 @@ def _moved(document: Document, folder: Path, here: str) -> Node:
         if node is None or not isinstance(node.value, str) or path_error(document, place):
             continue
         value, moved = node.value, joined(here, node.value)
-        if kind == "model":
+        if kind in ("model", "source"):
             if is_hub_id(value) and not (folder / moved).exists():
                 continue
             moved = moved if moved.startswith((PACKAGE, "../")) else f"./{moved}"

@@ -346,11 +346,13 @@ class Spec(Section):
     def values(self) -> dict[str, Any]:
         """Return the tree of values in plain JSON types; None stands for what is derived later.
 
-        Of the losses and of DeepSpeed's values only those are in it that the spec gives.
+        Of the losses, of DeepSpeed's values and of `draft.init` only those are in it that the spec gives.
         """
         tree = self.model_dump(by_alias=True)
         train = tree["train"]
         train["loss"] = train["loss"] and _given(train["loss"])
+        if init := tree["draft"].get("init"):
+            tree["draft"]["init"] = _given(init)
         if deepspeed := _given(train.pop("deepspeed") or {}):
             train["deepspeed"] = deepspeed
         return tree

@@ -26,6 +26,7 @@ PROJECT: Final = (".git", "pyproject.toml")
 LOOKS: Final[Mapping[str, Callable[[Document, KeyPath, Path], SpeccError | None]]] = {
     "file": row_error,
     "folder": init_error,
+    "source": lambda document, path, folder: None,
 }
 """What looks into a file or a folder that a document names, by the kind of the place."""
 
@@ -139,6 +140,7 @@ class Rules:
             yield self._error("E0205", f"`export.speculative_tokens` is {asked}, and this draft can be asked for at"
                               f" most {most}", "export.speculative_tokens",
                               hint=f"use `speculative_tokens: {most}` or fewer, or train for more steps")  # fmt: skip
+        yield from self._init(draft.get("init"))
         layers = draft.get("hidden_state_layers")
         if layers is not None and layers != sorted(set(layers)):
             yield self._error("E0219", "the ids in `draft.hidden_state_layers` must rise", "draft.hidden_state_layers",
@@ -149,6 +151,26 @@ class Rules:
             yield self._error("E0227", f"a sequence of {length} tokens is too short for a draft of {steps}, which"
                               f" `{path}` asks for", path, "data.sequence_length",
                               hint=f"set `data.sequence_length` to {steps + 2} or more")  # fmt: skip
+
+    def _init(self, init: Values | None) -> Iterator[SpeccError]:
+        """Rules on the weights to start from."""
+        if init is None:
+            return
+        if ("from" in init) == ("convert" in init):
+            both = "from" in init
+            yield self._error("E0235", "`draft.init` names a speculator with `from`, or a draft to convert with"
+                              f" `convert`, and this one names {'both' if both else 'neither'}",
+                              "draft.init.convert" if both else "draft.init",
+                              hint="remove one of them" if both else "write `init: {from: ./folder}`")  # fmt: skip
+            return
+        for key in ("layout", "revision"):
+            if key in init and "convert" not in init:
+                yield self._error("E0236", f"`draft.init.{key}` is of a draft to convert, and this one is in the"
+                                  " speculators format", f"draft.init.{key}", hint="remove it")  # fmt: skip
+        if "revision" in init and "convert" in init and not is_hub_id(init["convert"]):
+            yield self._error("E0236", f"`{printable(init['convert'])}` is no hub id, and has no revisions",
+                              "draft.init.revision",
+                              hint="remove it: the lock pins what a folder holds")  # fmt: skip
 
     def _responses(self) -> Iterator[SpeccError]:
         responses, length = self.data["responses"], self.data["sequence_length"]
@@ -374,12 +396,12 @@ def _is_outside(name: str, file: str) -> bool:
 def _absent(document: Document, base: Path, path: KeyPath, kind: str) -> SpeccError | None:
     """Return the error for a file or a folder that a document names and that is not there, or of no use."""
     name = _get(document.data, path)
-    if not isinstance(name, str) or not name or kind == "model":
+    if not isinstance(name, str) or not name or kind == "model" or (kind == "source" and is_hub_id(name)):
         return None
     found = base
     try:
         found = placed(name, base)
-        there = found.is_dir() if kind == "folder" else found.is_file()
+        there = found.is_file() if kind == "file" else found.is_dir()
         other = found.exists()
     except SpeccError as error:
         return document.error(error.message, path, id="E0214", hint=error.hint)
@@ -387,15 +409,16 @@ def _absent(document: Document, base: Path, path: KeyPath, kind: str) -> SpeccEr
         there = other = False
     if there:
         return LOOKS[kind](document, path, found)
-    what = "folder" if kind == "folder" else "file"
+    what = "file" if kind == "file" else "folder"
     message = f"`{printable(name)}` is not a {what}" if other else f"there is no {what} `{printable(name)}`"
     return document.error(message, path, id="E0214", hint="paths are relative to the spec")
 
 
 def named_places(data: Values) -> Iterator[tuple[KeyPath, str]]:
-    """Yield the places of a document, valid or not, that name a file, a folder or a model."""
+    """Yield the places of a document, valid or not, that name a file, a folder, a model or a source to convert."""
     yield ("verifier", "model"), "model"
     yield ("draft", "init", "from"), "folder"
+    yield ("draft", "init", "convert"), "source"
     for place in (("data", "sources"), ("data", "validation"), ("evaluate", "prompts")):
         items = _get(data, place)
         for index in range(len(items) if isinstance(items, list) else 0):

@@ -158,7 +158,13 @@ class LockedInit(Section):
     """What the lock adds to an algorithm's `init`, of whichever algorithm it is."""
 
     files: Files
-    """sha256 of the files of the earlier speculator."""
+    """sha256 of the files of the earlier speculator, or of the draft that is converted."""
+    name: str | None = None
+    """Hub id, or the name of the folder, of a draft that is converted."""
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    """Commit of a hub id that is converted; null for a folder."""
+    asked_revision: str | None = None
+    """Branch, tag or commit that the spec asks for."""
 
 
 class Values(Spec):
@@ -207,11 +213,11 @@ def build_lock_schema() -> Schema:
     field has a default: a lock that leaves one out was written by a release that did not know it.
     """
     tree = _without(tree_of(LockFile, "serialization"), "default")
-    files = fields(tree_of(LockedInit))["files"][0]
+    added = {name: rule for name, (rule, _) in fields(tree_of(LockedInit, "serialization")).items()}
     for branch in fields(tree)["locked.values"][0]["properties"]["draft"]["allOf"]:
         if (init := branch["then"]["properties"].get("init")) is not None:
-            init["properties"]["files"] = files
-            init["required"].append("files")
+            init["properties"] |= added
+            init["required"] = ["files"]
         if (size := branch["then"]["properties"].get("vocabulary")) is not None:  # resolved, it is a number
             branch["then"]["properties"]["vocabulary"] = {
                 "type": "integer", "minimum": 2, "description": size["description"]}  # fmt: skip

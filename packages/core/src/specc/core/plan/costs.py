@@ -162,6 +162,7 @@ def sizes(values: Values, files: Mapping[str, Path], corpus: Corpus) -> dict[str
         * (len(row.layers(draft)) + 1)
         * config["hidden_size"]
         * WIDTH[verifier["dtype"]],
+        "converted": sum(math.prod(tensor.shape) * bits[tensor.dtype] / 8 for tensor in row.layout(draft, config)),
         "draft": 2 * 4 * weights,  # in fp32, the best epoch's and the first
         "checkpoint": sum(math.prod(tensor.shape) * bits[tensor.dtype] / 8 for tensor in row.layout(draft, config)),
         "stitched": _copied(verifier, files) or weight_bytes(verifier),

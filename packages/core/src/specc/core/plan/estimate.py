@@ -94,7 +94,7 @@ class Estimator:
                 tokens=None if tokens is None else round(tokens),
                 flops=flops,
                 measured=seconds is not None,
-                complete=corpus.complete or name in ("verifier", "checkpoint", "stitched"),
+                complete=corpus.complete or name in ("verifier", "converted", "checkpoint", "stitched"),
             )
         return found
 

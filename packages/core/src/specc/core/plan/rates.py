@@ -52,6 +52,7 @@ BYTES: Final[Mapping[str, float]] = {
     "conversations": 18e6,  # bench-scale: 12,000 rows in 0.27 s
     "tokens": 2.4e6,  # full: 7 MB in 2.9 s
     "vocabulary": 32e6,  # full: those 7 MB in 0.22 s
+    "converted": 55e6,  # as the checkpoint: the same tensors, read and written
     "checkpoint": 55e6,  # full: 76 MB in 1.4 s
     "stitched": 100e6,  # as the verifier: a copy, and what changed in the head
 }
@@ -88,7 +89,7 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
         cost, rows = algorithm(draft["algorithm"]).training(draft, config, 0.0), values["train"]["batch_tokens"]
         rows = min(rows, cost.most or rows) * cost.kept / ranks(values, name)
         return TRAINER + ends + 18 * learnt + 2 * rows * wide
-    whole = {"verifier": 2.0 if verifier["format"] == "gguf" else 0.0, "checkpoint": 4.0}
+    whole = {"verifier": 2.0 if verifier["format"] == "gguf" else 0.0, "checkpoint": 4.0, "converted": 4.0}
     return PYTHON + whole.get(name, 0.0) * disks[name]
 
 

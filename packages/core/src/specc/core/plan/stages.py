@@ -7,7 +7,7 @@ A stage's row is a function of the resolved values; it returns None when there i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from specc.core.algorithms import algorithm, vocabulary_of
@@ -59,6 +59,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "tokens": "datagen",
     "vocabulary": "datagen",
     "hidden_states": "datagen",
+    "converted": "export",
     "draft": "train",
     "checkpoint": "export",
     "stitched": "export",
@@ -174,16 +175,45 @@ def _vocabulary_input(values: Values) -> dict[str, str]:
     return {"vocabulary": "vocabulary"} if _vocabulary(values) else {}
 
 
+def _converted(values: Values) -> StageRow | None:
+    """Return the conversion that a spec's draft starts from; it proposes as many tokens as that is trained for."""
+    init = values["draft"].get("init")
+    if not init or "convert" not in init:
+        return None
+    tokens, _ = algorithm(values["draft"]["algorithm"]).drafted(values["draft"])
+    return _conversion(init, values["verifier"], tokens)
+
+
+def _conversion(source: Values, verifier: Values, tokens: int) -> StageRow:
+    hub = {"repo": source["name"], "revision": source["revision"]} if source["revision"] else None
+    return StageRow(
+        name="converted",
+        version=1,
+        params={"source": {key: source[key] for key in ("name", "layout", "revision", "files")},
+                "verifier": {key: verifier[key] for key in ("name", "revision", "files", "config")},
+                "export": {"speculative_tokens": tokens}},
+        inputs={"verifier": "verifier"},
+        files=() if hub else tuple(f"source/{name}" for name in source["files"]),
+        lineage=True,
+        context={"hub": hub} if hub else {},
+    )  # fmt: skip
+
+
+SOURCE: Final = tuple(f"draft.init.{key}" for key in ("name", "convert", "revision", "asked_revision", "files"))
+"""What the conversion's digest stands for in the key of what starts from it."""
+
+
 def _draft(values: Values) -> StageRow:
     init = values["draft"].get("init")
+    converts = bool(init) and "convert" in init
     return StageRow(
         name="draft",
         version=3,
         params=pick(values, "draft", "train", "verifier.dtype", "verifier.config", "data.sequence_length",
-                    "data.shuffle", without=("train.save_every", "draft.init.from")),
+                    "data.shuffle", without=("train.save_every", *(SOURCE if converts else ("draft.init.from",)))),
         inputs={"tokens": "tokens", "hidden_states": "hidden_states", "verifier": "verifier",
-                **_vocabulary_input(values)},
-        files=tuple(f"init/{name}" for name in init["files"]) if init else (),
+                **_vocabulary_input(values), **({"converted": "converted"} if converts else {})},
+        files=tuple(f"init/{name}" for name in init["files"]) if init and not converts else (),
         facets=("device", "isa", "threads", "ranks", "torch", "deepspeed"),
         context={"save_every": values["train"]["save_every"]},
     )  # fmt: skip
@@ -233,6 +263,7 @@ ROWS: Final[Mapping[str, Callable[[Values], StageRow | None]]] = {
     "tokens": _tokens,
     "vocabulary": _vocabulary,
     "hidden_states": _hidden_states,
+    "converted": _converted,
     "draft": _draft,
     "checkpoint": _checkpoint,
     "stitched": _stitched,
@@ -241,7 +272,24 @@ ROWS: Final[Mapping[str, Callable[[Values], StageRow | None]]] = {
 """Every stage, in the order in which one thread of execution runs them."""
 
 
+def _stitched_back(values: Values) -> StageRow | None:
+    """Return the stage that puts a converted head back into its verifier."""
+    row = _stitched(values) if values["stitch"] else None
+    return row and replace(row, inputs={**row.inputs, "checkpoint": "converted"})
+
+
+CONVERSION: Final[Mapping[str, Callable[[Values], StageRow | None]]] = {
+    "verifier": _verifier,
+    "converted": lambda values: _conversion(
+        values["source"], values["verifier"], values["export"]["speculative_tokens"]
+    ),
+    "stitched": _stitched_back,
+}
+"""The stages of a conversion, whose values are `name`, `source`, `verifier`, `draft.algorithm`, `export`, `stitch` and
+`runtime`."""
+
+
 def stages(values: Values) -> tuple[StageRow, ...]:
-    """Return the stages of a spec, each after its inputs."""
-    rows = (make(values) for make in ROWS.values())
+    """Return the stages of a spec, or of a conversion, each after its inputs."""
+    rows = (make(values) for make in (CONVERSION if "source" in values else ROWS).values())
     return tuple(row for row in rows if row is not None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from specc.core.errors import SpeccError
+from specc.core.rotary import check_kind, rope_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +104,6 @@ is a `rms_norm_eps`, and its Transformers backend caps the logits of any family.
 them, too, and transformers does not.
 """
 
-ROTARY: Final = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
-"""Kinds of rotary embeddings that transformers knows of a Llama."""
-
 
 def find(raw: Mapping[str, Any]) -> tuple[str, Family, dict[str, Any]]:
     """Return the family's name and row, and its part of a `config.json`, what it leaves out filled in.
@@ -183,25 +181,12 @@ def rotary(family: Family, text: Mapping[str, Any]) -> tuple[dict[str, Any], flo
     layers without one, they are the latter's. Raises `SpeccError` for a kind that transformers does not know, and as
     `peculiar` does.
     """
-    rope = text.get("rope_parameters") or {}
-    if rope and all(isinstance(one, Mapping) for one in rope.values()):
-        rope = rope["full_attention"]
-    if rope:
-        found: dict[str, Any] = {"rope_type": "default", **rope}
-        if "rope_theta" not in found and "rope_theta" in text:
-            found["rope_theta"] = float(text["rope_theta"])
-    else:
-        scaling = dict(text.get("rope_scaling") or {})
-        kind = scaling.pop("type", None) or scaling.pop("rope_type", None) or "default"
-        scaling.pop("rope_type", None)
-        found = {"rope_type": kind, "rope_theta": float(text.get("rope_theta", 10000.0)), **scaling}
+    found = rope_parameters(text)
     share = 1.0
     if family.rotary:
         share = float(found.pop("partial_rotary_factor", text.get("partial_rotary_factor", 1.0)))
         found = {key: value for key, value in found.items() if key not in {"mrope_section", "mrope_interleaved"}}
-    if found["rope_type"] not in ROTARY:
-        known = ", ".join(f"`{kind}`" for kind in ROTARY)
-        raise SpeccError(f"rotary embeddings of type `{found['rope_type']}` are not known", hint=f"these are: {known}")
+    check_kind(found)
     return found, share
 
 

@@ -15,8 +15,11 @@ from specc.core.errors import SpeccError, SpeccErrors
 from specc.core.files import flatten
 from specc.core.language import Checked, Spec, rules_with_facts
 from specc.core.language.models import LONGEST_SEQUENCE
+from specc.core.layouts import section
+from specc.core.layouts.base import HEADS, say
 from specc.core.lock import Locked
 from specc.core.references import placed
+from specc.core.resolve import source
 from specc.core.resolve.kept import ABSENT, LENGTH, WHOLE, Earlier, get, put, spec_of, stated
 from specc.core.resolve.sources import locate
 from specc.core.resolve.verifier import FACTS, Verifier, find
@@ -71,19 +74,48 @@ class Resolver:
         tree["verifier"] = {**asked, **verifier.facts}
         if asked["revision"] is not None:
             tree["verifier"]["asked_revision"] = asked["revision"]
+        converted = self._converted(tree, old if "data" not in upgrade else None, checked)
         tree["date"] = defaults.values["date"] if defaults else self.date
         files |= {f"verifier/{name}": path for name, path in verifier.files.items()}
+        files |= {f"source/{name}": path for name, path in converted.files.items()} if converted else {}
         # The release that locked these very words has checked them, with the defaults of its time.
         locked_so = defaults is not None and defaults.written == written and defaults.same_verifier(tree)
         if not locked_so and (errors := rules_with_facts(checked, verifier.facts["config"])):
             raise SpeccErrors(errors)
         origins = _fill(tree, written, defaults)
+        if converted is not None and (wrong := _unlike(converted, tree)):
+            raise checked.document.error(wrong, ("draft", "init", "convert"), id="E0316",
+                                         hint="make the spec's `draft` the same, or convert another one")  # fmt: skip
         for path in flatten(tree):
             if path not in origins and path.startswith("verifier.") and path.split(".")[1] in FACTS:
                 origins[path] = f"read from the verifier `{asked['model']}`"
+            elif path not in origins and path.startswith("draft.init.") and path not in written:
+                origins[path] = f"read from `{tree['draft']['init'].get('convert') or tree['draft']['init']['from']}`"
             elif path not in origins:
                 origins[path] = str(checked.document.position(tuple(path.split("."))))
         return ResolvedSpec(values=tree, written=written, origins=origins, files=files)
+
+    def _converted(
+        self, tree: dict[str, Any], pinned: Mapping[str, Any] | None, checked: Checked
+    ) -> source.Source | None:
+        """Put the facts of a draft that is to be converted into a tree's `draft.init`; return what is known of it."""
+        init = tree["draft"].get("init")
+        if init is None or "convert" not in init:
+            return None
+        before = (pinned["draft"].get("init") or None) if pinned else None
+        try:
+            found = source.find(init, self.base, self.digest, before if before and "convert" in before else None)
+            source.check(found, tree["verifier"]["config"])
+            if not found.layout.speculators:
+                raise SpeccError(f"the source is {found.layout.title}, which no algorithm here trains")  # noqa: TRY301
+        except SpeccError as error:
+            hint = (
+                f"`specc convert {init['convert']} --verifier …` says why of each layout" if error.note else error.hint
+            )
+            raise checked.document.error(error.message, ("draft", "init", "convert"), id="E0317", hint=hint) from error
+        asked = {"asked_revision": init["revision"]} if "revision" in init else {}
+        init |= {**found.facts, **asked}
+        return found
 
     def _verifier(self, section: Mapping[str, Any], pinned: Mapping[str, Any] | None) -> Verifier:
         """Return the facts of a verifier, which `pinned` (of a lock) or an earlier build has pinned already."""
@@ -132,7 +164,11 @@ def _fill(tree: dict[str, Any], written: Mapping[str, Any], earlier: Earlier | N
     paths = dict.fromkeys(WHOLE if path.startswith(WHOLE + ".") else path for path in flatten(tree))
     derived = _derived(tree)
     for path in paths:
-        fact = path == "date" or (path.startswith("verifier.") and path.split(".")[1] in (*FACTS, "asked_revision"))
+        fact = (
+            path == "date"
+            or path.startswith("draft.init.")
+            or (path.startswith("verifier.") and path.split(".")[1] in (*FACTS, "asked_revision"))
+        )
         if fact or stated(path, written) or (path in derived and get(tree, path) is None):
             continue
         value = earlier.default(path, tree, written) if earlier else ABSENT
@@ -186,7 +222,7 @@ def _pin_files(
             raise checked.document.error(f"there is no file `{name}`", (*path, "file"),
                                          hint="paths are relative to the spec")  # fmt: skip
     init = tree["draft"].get("init")
-    if init is not None:
+    if init is not None and "from" in init:
         places = {name: placed(f"{init['from']}/{name}", base) for name in INIT_FILES}
         if all(place.is_file() for place in places.values()):
             init["files"] = {name: digest(place) for name, place in places.items()}
@@ -199,6 +235,30 @@ def _pin_files(
                 ("draft", "init", "from"),
             )
     return files
+
+
+def _unlike(converted: source.Source, tree: Mapping[str, Any]) -> str | None:
+    """Say in what the draft of a spec is otherwise than the one it is to start from; None if in nothing.
+
+    What is learnt has nothing of the vocabulary. Norms and rotary embeddings of its own the stage `draft` warns of.
+    """
+    if converted.config is None:
+        return None
+    own = tree["verifier"]["config"]
+    there, decoder = section(converted.layout, converted.config, own)
+    pairs = {key: (value, tree["draft"].get(key)) for key, value in there.items() if key != "vocabulary"}
+    pairs |= {key: (decoder[key], own[key]) for key in HEADS}
+    if "confidence" in pairs:
+        pairs["confidence"] = (_reads(pairs["confidence"][0]), _reads(pairs["confidence"][1]))
+    for name, (found, wanted) in pairs.items():
+        if found != wanted:
+            return f"the source's `{name}` is {say(found)}, and the draft's {say(wanted)}"
+    return None
+
+
+def _reads(confidence: Mapping[str, Any] | None) -> bool | None:
+    """Return what decides a confidence head's tensors."""
+    return None if confidence is None else bool(confidence["with_markov"])
 
 
 def _file_items(tree: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], dict[str, Any]]]:
@@ -216,7 +276,8 @@ def _places(values: Mapping[str, Any], base: Path) -> dict[str, Path]:
     """Return where the files that resolved values name are on this machine, without looking into them."""
     places = {item["file"]: placed(item["file"], base) for _, item in _file_items(values)}
     if (init := values["draft"].get("init")) is not None:
-        places |= {f"init/{name}": placed(f"{init['from']}/{name}", base) for name in init["files"]}
+        kind, folder = ("source", init["convert"]) if "convert" in init else ("init", init["from"])
+        places |= {f"{kind}/{name}": placed(f"{folder}/{name}", base) for name in init["files"]}
     verifier = locate(values["verifier"]["model"], base)
     places |= {f"verifier/{name}": path for name, path in verifier.files.items()} if verifier else {}
     return {name: path for name, path in places.items() if path.is_file()}
@@ -234,6 +295,9 @@ def missing_file(name: str, values: Mapping[str, Any]) -> SpeccError:
         from specc.core.resolve.sources import absent
 
         return absent(values["verifier"]["model"])
+    if name.startswith("source/"):
+        return SpeccError(f"the source's file `{name.removeprefix('source/')}` is not here",
+                          hint="the lock alone cannot convert it: put its folder back")  # fmt: skip
     return SpeccError(
         f"there is no file `{name}`", hint="paths are relative to the spec; the lock alone cannot build it"
     )

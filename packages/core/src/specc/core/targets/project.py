@@ -73,8 +73,9 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for item in [*data["sources"], *data["validation"]["sources"], *prompts]:
         if not item["file"].startswith(PACKAGE):
             yield item["file"], item["sha256"]
-    if init is not None:
-        yield from ((posixpath.join(init["from"], name), digest) for name, digest in init["files"].items())
+    if init is not None and not init.get("revision"):  # else it is a hub's
+        folder = init["convert"] if "convert" in init else init["from"]
+        yield from ((posixpath.join(folder, name), digest) for name, digest in init["files"].items())
     if verifier["revision"] is None and not verifier["model"].startswith(PACKAGE):
         alone = verifier["format"] == "gguf"
         for name, digest in verifier["files"].items():
