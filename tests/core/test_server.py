@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,8 @@ def test_on_a_gpu_a_server_sees_the_callers_devices(monkeypatch: pytest.MonkeyPa
 def test_a_server_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
     port, mark = free_port(), f"mark-{tmp_path}"
     with serve(tmp_path, SERVER.format(mark=mark, port=port), port) as server:
-        with suppress(OSError):
-            urllib.request.urlopen(f"{server.url}/fail", timeout=5)
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /fail HTTP/1.0\r\n\r\n")
         with pytest.raises(SpeccError, match="the server ended, with exit code 7") as caught:
             server.wait()
     assert caught.value.code == 3
