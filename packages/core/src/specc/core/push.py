@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ def push(folder: Path, repo: str, *, private: bool, revision: str | None, messag
         raise SpeccError("`HF_HUB_OFFLINE` forbids to reach the hub", hint="unset it for this command", code=Exit.USAGE)
     hub = _library()
     api = hub.HfApi(library_name="specc")
-    with _in_words(hub, repo, api.endpoint):
+    with _in_words(repo, api.endpoint):
         repo = str(api.create_repo(repo, private=private, exist_ok=True).repo_id)
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True)
@@ -37,14 +38,17 @@ def push(folder: Path, repo: str, *, private: bool, revision: str | None, messag
 
 
 @contextmanager
-def _in_words(hub: Any, repo: str, endpoint: str) -> Generator[None]:
+def _in_words(repo: str, endpoint: str) -> Generator[None]:
     """Turn what the library raises into an error in words, without its requests' headers."""
-    errors = hub.errors
+    from huggingface_hub.errors import HFValidationError
+
     try:
         yield
-    except errors.HFValidationError as error:
+    except HFValidationError as error:
         raise SpeccError(f"`{repo}` is not the name of a repository", hint="it is `OWNER/NAME`",
                          code=Exit.USAGE) from error  # fmt: skip
+    except SpeccError:
+        raise
     except Exception as error:
         status, said = _answer(error)
         if status in (401, 403):
@@ -58,7 +62,9 @@ def _in_words(hub: Any, repo: str, endpoint: str) -> Generator[None]:
             raise SpeccError(f"the hub answered {status} for `{repo}`", note=said, hint=f"try again later: {AGAIN}",
                              code=Exit.STAGE) from error  # fmt: skip
         if not _is_the_networks(error):
-            raise
+            first = next(iter(str(error).splitlines()), "")
+            raise SpeccError(f"huggingface_hub raised {type(error).__name__}: {first[:300]}",
+                             code=Exit.STAGE) from error  # fmt: skip
         raise SpeccError(f"the hub at {endpoint} was not reached, or the connection was cut",
                          hint=f"try again: {AGAIN}", code=Exit.STAGE) from error  # fmt: skip
 
@@ -75,22 +81,24 @@ def _answer(error: BaseException) -> tuple[int | None, str | None]:
 
 
 def _is_the_networks(error: BaseException) -> bool:
-    """Tell whether a connection failed: in the library's client, in the system, or in the xet client's own words."""
-    import httpx
-
+    """Tell whether a connection failed: in the system, or in one of the clients that the library has had."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, (httpx.TransportError, OSError)) or type(cause).__module__.startswith("hf_xet"):
+        kinds = {kind.__name__ for kind in type(cause).__mro__}
+        if kinds & {"OSError", "TransportError"} or type(cause).__module__.startswith("hf_xet"):
             return True
         cause = cause.__cause__
     return False
 
 
 def _library() -> Any:
-    """Import the optional library."""
+    """Import the optional library; its bars are for a terminal."""
     try:
         import huggingface_hub
+        from huggingface_hub.utils import disable_progress_bars
     except ImportError as error:
         raise SpeccError("`huggingface_hub` is not installed", hint="`pip install 'specc[hub]'` brings it",
                          code=Exit.STAGE) from error  # fmt: skip
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     return huggingface_hub
