@@ -1,9 +1,10 @@
-"""`specc serve --dry-run`: the command for a checkpoint, by id and by spec."""
+"""`specc serve`: the command for a checkpoint, by id and by spec, and what is refused before a server starts."""
 
 from __future__ import annotations
 
 import json
 import shlex
+import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from specc.core.cli import main
 from specc.core.contracts import Input, Manifest, StageJob
 from specc.core.store import Store
 
+EVERY = "0.0.0.0"  # noqa: S104 - only printed
 SPEC = """\
 version: 1
 name: tiny-speculator
@@ -98,12 +100,47 @@ def test_a_gpu_is_served_by_vllm_serve(
 
 
 @pytest.mark.usefixtures("checkpoint")
-def test_running_the_server_is_refused_plainly(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "tiny.yaml"]) == 2
+def test_further_flags_come_last_and_none_of_ours_is_given_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "tiny.yaml", "--dry-run", "--", "--max-model-len", "2048", "--no-enforce-eager"]) == 0
+    assert shlex.split(capsys.readouterr().out)[-3:] == ["--max-model-len", "2048", "--no-enforce-eager"]
+    for word in ("--port=1", "--served-model", "--speculative_config.method", "--model", "--dtype"):
+        assert main(["serve", "tiny.yaml", "--dry-run", "--", word, "x"]) == 2
+        assert f"error: `{word}` is given to vLLM already" in capsys.readouterr().err
+    assert main(["serve", "tiny.yaml", "--dry-run", "--", "--uds", "x"]) == 2
+    assert "`--uds` is not passed on to vLLM" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_the_verifier_alone_has_no_speculative_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "tiny.yaml", "--dry-run", "--json", "--without-speculator", "--host", EVERY]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert "--speculative-config" not in said["command"]
+    assert said["speculator"] is None
+    assert said["command"][said["command"].index("--host") + 1] == EVERY
+    assert said["url"] == "http://127.0.0.1:8000/v1"
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_a_port_in_use_is_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", "tiny.yaml", "--port", str(port)]) == 2
     assert capsys.readouterr().err == (
-        "error: running the server is not in this release\n\n"
-        "hint: `specc serve tiny.yaml --dry-run` prints the command to run\n"
+        f"error: port {port} of 127.0.0.1 is in use\n\nhint: `--port 0` takes a free one\n"
     )
+    assert main(["serve", "tiny.yaml", "--host", "192.0.2.1"]) == 2  # an address of the documentation (RFC 5737)
+    assert "`192.0.2.1` is not an address of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_a_variable_that_is_not_set_is_not_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    assert main(["serve", "tiny.yaml", "--dry-run", "--env", "VLLM_API_KEY"]) == 2
+    assert "`--env VLLM_API_KEY` names a variable that is not set" in capsys.readouterr().err
+    assert main(["serve", "tiny.yaml", "--dry-run", "--env", "VLLM_API_KEY=a-secret"]) == 0
+    assert "a-secret" not in str(capsys.readouterr())
 
 
 def test_what_is_no_checkpoint_is_refused(
@@ -111,7 +148,7 @@ def test_what_is_no_checkpoint_is_refused(
 ) -> None:
     verifier = checkpoint.inputs["verifier"][:12]
     assert main(["serve", verifier, "--dry-run"]) == 1
-    assert "is an artifact of the stage `verifier`, and a server needs a checkpoint" in capsys.readouterr().err
+    assert "is an artifact of the stage `verifier`, and a checkpoint is asked for" in capsys.readouterr().err
     store.remove(checkpoint.inputs["verifier"])
     assert main(["serve", "tiny.yaml", "--dry-run"]) == 1
     assert f"no artifact `{verifier}` in the store" in capsys.readouterr().err

@@ -31,7 +31,9 @@ COMMANDS: Final = {
     "doctor": "what this machine has, and what a spec needs beyond it",
     "env": "a class's engines as requirements, to make the environment again",
     "schema": "the language's JSON Schema, or one field's page",
-    "serve": "the command that serves a speculator in vLLM",
+    "serve": "serve a speculator in vLLM, or print the command",
+    "export": "a checkpoint as a plain directory for vLLM, speculators or a hub",
+    "push": "a checkpoint to a model hub",
     "compile": "what a locked spec needs to be built elsewhere, as files",
     "convert": "bring in a draft of another repository",
 }

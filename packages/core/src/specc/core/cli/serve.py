@@ -1,102 +1,139 @@
-"""`specc serve`: the vLLM command that serves a speculator with its verifier."""
+"""`specc serve`: a speculator and its verifier in vLLM, or the command that serves them."""
 
 from __future__ import annotations
 
-import json as jsonlib
+import os
 import shlex
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from specc.core.algorithms import algorithm
 from specc.core.cli.options import ONLY, as_json, print_json, words
-from specc.core.cli.target import is_spec, named
-from specc.core.contracts import Manifest
-from specc.core.engines import architecture
+from specc.core.cli.target import checkpoint_of
 from specc.core.errors import Exit, SpeccError
+from specc.core.execute import terminable
 from specc.core.execute.machine import detect_class
-from specc.core.store import Store
+from specc.core.served import HOST, Served, served_of, started, vllm_command
+from specc.core.server import START, free, reached
 
 PORT: Final = 8000
-HOST: Final = "127.0.0.1"
-"""Nobody else's machine can reach the server unless its owner changes this."""
+QUIET: Final = 15.0
+"""Seconds between two words on a server that loads."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A checkpoint in the store and the verifier it was made for, both by path."""
+def variables_of(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Return `{name: value}` of `NAME=VALUE` and of `NAME`, whose value is the caller's."""
+    found = dict[str, str]()
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals and name not in os.environ:
+            raise SpeccError(f"`--env {name}` names a variable that is not set", hint=f"`--env {name}=VALUE` sets it",
+                             code=Exit.USAGE)  # fmt: skip
+        found[name] = value if equals else os.environ[name]
+    return found
 
-    name: str
-    checkpoint: Manifest
-    speculator: Path
-    verifier: Path
+
+ENVIRONMENT = click.option(
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    callback=variables_of,
+    help="Give the server a variable, by value or as it is set here; no other is passed on. May be repeated.",
+)
+TIMEOUT = click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=START,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up if the server is not ready by then.",
+)
 
 
-@click.command("serve", short_help="the command that serves a speculator in vLLM")
+@click.command("serve", short_help="serve a speculator in vLLM, or print the command")
 @click.argument("target", metavar="ID|SPEC")
+@click.argument("further", metavar="[-- VLLM_FLAGS...]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--dry-run", is_flag=True, help="Print the command and do not run it.")
-@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Port of the server.")
+@click.option("--host", default=HOST, show_default=True, help="Address to listen on; `0.0.0.0` is every one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port to listen on; 0 takes any."
+)
+@click.option("--without-speculator", is_flag=True, help="Serve the verifier alone, to compare with.")
+@ENVIRONMENT
+@TIMEOUT
 @ONLY
 @as_json
-def command(target: str, dry_run: bool, port: int, only: tuple[str, ...], json: bool) -> int:
-    """Print the vLLM command for a checkpoint by (the start of) its ID, or for the last one of SPEC."""
+def command(  # noqa: PLR0917 - click passes by name
+    target: str,
+    further: tuple[str, ...],
+    dry_run: bool,
+    host: str,
+    port: int,
+    without_speculator: bool,
+    variables: dict[str, str],
+    timeout: float,
+    only: tuple[str, ...],
+    json: bool,
+) -> int:
+    """Serve a checkpoint by (the start of) its ID, or the last one of SPEC, with its verifier in vLLM.
+
+    The server has OpenAI's interface, listens on this machine alone, and ends with this command, however that ends.
+    Flags of vLLM's own go after `--`.
+    """
     served = find(target, only)
     device, _ = detect_class()
-    _refuse_unserved(served, device)
-    line = vllm_command(served, device=device, port=port)
-    if not dry_run:
-        raise SpeccError(
-            "running the server is not in this release",
-            hint=f"`specc serve {shlex.quote(target)} --dry-run` prints the command to run",
-            code=Exit.USAGE,
-        )
-    if json:
-        print_json(
-            {
-                "name": served.name,
-                "command": line,
-                "speculator": str(served.speculator),
-                "verifier": str(served.verifier),
-                "url": f"http://{HOST}:{port}/v1",
-            }
-        )
-    else:
-        click.echo(shlex.join(line))
-    return Exit.OK
+    if not without_speculator:
+        _refuse_unserved(served, device)
+    port = port or free(host, 0)
+    line = vllm_command(served, device=device, host=host, port=port, speculate=not without_speculator, further=further)
+    said = {
+        "name": served.name,
+        "command": line,
+        "speculator": None if without_speculator else str(served.speculator),
+        "verifier": str(served.verifier),
+        "url": f"http://{reached(host)}:{port}/v1",
+    }
+    if dry_run:
+        print_json(said) if json else click.echo(shlex.join(line))
+        return Exit.OK
+    free(host, port)
+    if host != HOST:
+        words(f"warning: who reaches `{host}` of this machine can use the server, unless vLLM is given an API key"
+              " (`--env VLLM_API_KEY`)")  # fmt: skip
+    try:
+        with terminable(), started(served, line, host=host, port=port, device=device, variables=variables,
+                                   seconds=timeout, waiting=_Patience()) as server:  # fmt: skip
+            if json:
+                print_json({**said, "log": str(server.log)})
+            else:
+                click.echo(said["url"])
+            words(f"serving `{served.name}`; Ctrl-C ends it, its log is {server.log}")
+            sys.stdout.flush()
+            server.wait()
+    except KeyboardInterrupt:
+        words("the server is stopped")
+    return Exit.INTERRUPTED
+
+
+class _Patience:
+    """Says now and then that the server is still loading, and what it said last."""
+
+    def __init__(self) -> None:
+        self._next = QUIET
+
+    def __call__(self, seconds: float, line: str) -> None:
+        if seconds >= self._next:
+            self._next += QUIET
+            words(f"vLLM is loading, {seconds:.0f} s: {line[:160]}")
 
 
 def find(target: str, only: Collection[str] = ()) -> Served:
-    """Return the checkpoint that `target` means, a spec's file or the start of an id.
-
-    Raises `SpeccError` if it means none, or an artifact of another stage, or if the verifier's artifact is gone.
-    """
-    if is_spec(target):
-        name, store = named(Path(target), only)
-        checkpoint = store.last(name, "checkpoint")
-        if checkpoint is None:
-            raise SpeccError(f"`{name}` was never built here", where=str(store.root),
-                             hint=f"`specc build {target}` builds it")  # fmt: skip
-    else:
-        store = Store.locate(Path.cwd() / "spec.yaml")
-        checkpoint = store.manifest(store.resolve(target))
-        if checkpoint.stage != "checkpoint":
-            raise SpeccError(
-                f"`{target}` is an artifact of the stage `{checkpoint.stage}`, and a server needs a checkpoint",
-                hint="`specc status SPEC` lists a spec's artifacts",
-            )
-    name = str(checkpoint.params["name"])
-    speculator, verifier = store.path(checkpoint.digest), store.path(checkpoint.inputs["verifier"])
-    if algorithm(checkpoint.params["draft"]["algorithm"]).stitched:
-        stitched = store.last(name, "stitched")
-        if stitched is None or stitched.inputs["checkpoint"] != checkpoint.digest:
-            raise SpeccError(f"the verifier that `{name}` is stitched into is not here", where=str(store.root),
-                             hint="`specc build SPEC` makes it")  # fmt: skip
-        speculator = verifier = store.path(stitched.digest)
-    return Served(name=name, checkpoint=checkpoint, speculator=speculator, verifier=verifier)
+    """Return the checkpoint that `target` means, a spec's file or the start of an id, as it is served."""
+    return served_of(*checkpoint_of(target, only))
 
 
 def _refuse_unserved(served: Served, device: str) -> None:
@@ -112,33 +149,3 @@ def _refuse_unserved(served: Served, device: str) -> None:
         words(
             f"warning: vLLM runs this {row.title} draft on `{devices[0]}`, and not rightly or not at all on `{device}`"
         )
-
-
-def vllm_command(served: Served, *, device: str, port: int) -> list[str]:
-    """Return the words of the command: an OpenAI server on this machine alone.
-
-    Both paths are given, since the speculator's own config names its verifier by a hub id or a logical name.
-    """
-    params = served.checkpoint.params
-    speculative: dict[str, Any] = {
-        **algorithm(params["draft"]["algorithm"]).serving,
-        "model": str(served.speculator),
-        "num_speculative_tokens": params["export"]["speculative_tokens"],
-    }
-    # The CPU build has another distribution name, at which `vllm serve` stumbles; its module is the same server.
-    # Eager there: compiling takes minutes at the first start and gives a quarter more at best.
-    if device == "cuda":
-        start, device_flags = ["vllm", "serve", str(served.verifier)], []
-    else:
-        start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(served.verifier)]
-        device_flags = ["--enforce-eager"]
-    flags = {
-        "--served-model-name": served.name,
-        "--dtype": str(params["verifier"]["dtype"]),
-        "--speculative-config": jsonlib.dumps(speculative, sort_keys=True),
-        "--host": HOST,
-        "--port": str(port),
-    }
-    if (other := architecture(params["verifier"]["config"])) != {}:
-        flags["--hf-overrides"] = jsonlib.dumps(other["hf_overrides"])
-    return [*start, *(word for flag in flags.items() for word in flag), *device_flags]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from specc.core.contracts import Manifest
+from specc.core.errors import SpeccError
 from specc.core.store import Store
 
 
@@ -25,3 +27,25 @@ def named(path: Path, only: Collection[str]) -> tuple[str, Store]:
     name = matrix.choose_one(list(builds), only)
     values = builds[name].spec.values()
     return plan_name(values, name), Store.locate(path, values["runtime"].get("store"))
+
+
+def checkpoint_of(target: str, only: Collection[str] = ()) -> tuple[Store, Manifest]:
+    """Return the checkpoint that `target` means, a spec's file or the start of an id, and the store that it is in.
+
+    Raises `SpeccError` if it means none, or an artifact of another stage.
+    """
+    if is_spec(target):
+        name, store = named(Path(target), only)
+        checkpoint = store.last(name, "checkpoint")
+        if checkpoint is None:
+            raise SpeccError(f"`{name}` was never built here", where=str(store.root),
+                             hint=f"`specc build {target}` builds it")  # fmt: skip
+        return store, checkpoint
+    store = Store.locate(Path.cwd() / "spec.yaml")
+    checkpoint = store.manifest(store.resolve(target))
+    if checkpoint.stage != "checkpoint":
+        raise SpeccError(
+            f"`{target}` is an artifact of the stage `{checkpoint.stage}`, and a checkpoint is asked for",
+            hint="`specc status SPEC` lists a spec's artifacts",
+        )
+    return store, checkpoint

@@ -18,20 +18,38 @@ from specc.core.files import remove_tree
 from specc.core.store import Store
 from specc.core.verify import Finding, rebuild, rebuild_one, rehash
 
+FILE = click.Path(path_type=Path, dir_okay=False)
 _COLOURS = {"same": "green", "different": "red", "skipped": "yellow"}
 
 
 @click.command("verify", short_help="hash artifacts again, or build them again and compare")
-@click.argument("target", metavar="ID|SPEC")
+@click.argument("target", metavar="ID|SPEC|DIR")
 @click.option("--rebuild", "again", is_flag=True, help="Build again in an empty store and compare every digest.")
+@click.option("--signature", is_flag=True, help="Check the signature of a directory that `specc export --sign` wrote.")
+@click.option("--key", type=FILE, metavar="PUB", help="The public key (PEM) that the signature is checked with.")
+@click.option("--chain", type=FILE, multiple=True, help="Or a certificate that the signer's is trusted by.")
 @PROFILE
 @ONLY
 @as_json
-def command(target: str, again: bool, profile: Path | None, only: tuple[str, ...], json: bool) -> int:
+def command(  # noqa: PLR0917 - click passes by name
+    target: str,
+    again: bool,
+    signature: bool,
+    key: Path | None,
+    chain: tuple[Path, ...],
+    profile: Path | None,
+    only: tuple[str, ...],
+    json: bool,
+) -> int:
     """Check that an artifact (the start of its ID) or all of SPEC's are what was sealed.
 
-    With --rebuild, an ID is built again from its inputs in the store, and a SPEC from its sources on.
+    With --rebuild, an ID is built again from its inputs in the store, and a SPEC from its sources on. With
+    --signature, an exported DIR is compared with what was signed.
     """
+    if signature:
+        return _signature(Path(target), key, chain, json=json)
+    if key or chain:
+        raise SpeccError("a key is for a signature", hint="`--signature` checks that of a directory", code=Exit.USAGE)
     if is_spec(target):
         return _spec(Path(target), profile, only, again=again, json=json)
     store = Store.locate(Path.cwd() / "spec.yaml")
@@ -43,6 +61,25 @@ def command(target: str, again: bool, profile: Path | None, only: tuple[str, ...
         from specc.core.execute import Reporter
 
         return _rebuilt(store, lambda fresh: [rebuild_one(manifest, store, fresh, reporter=Reporter())], json=json)
+
+
+def _signature(folder: Path, key: Path | None, chain: tuple[Path, ...], *, json: bool) -> int:
+    """Compare a directory with its signature; return exit code 4 if anything differs."""
+    from specc.core.signature import differences
+
+    if (key is None) == (not chain):
+        raise SpeccError("a signature is checked with a public key, or with certificates that are trusted",
+                         hint="name one of `--key PUB` and `--chain CERTIFICATE`", code=Exit.USAGE)  # fmt: skip
+    found = differences(folder, key=key, chain=chain)
+    if json:
+        print_json({"folder": str(folder), "differences": found})
+    elif found:
+        for line in found:
+            click.echo(line)
+        words(f"{folder} is not what was signed")
+    else:
+        words(f"every file of {folder} is the one that was signed")
+    return Exit.DIFFERENCE if found else Exit.OK
 
 
 def _spec(path: Path, profile: Path | None, only: tuple[str, ...], *, again: bool, json: bool) -> int:

@@ -11,27 +11,30 @@ from typing import Any, Final
 
 from specc.core.resolve.hub import offline
 
+PLAIN: Final[Mapping[str, str]] = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "LC_ALL": "C.UTF-8",
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TZ": "UTC",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 FIXED: Final[Mapping[str, str]] = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its bits with a workspace of fixed size only
-    "DO_NOT_TRACK": "1",
     "DS_ACCELERATOR": "cpu",
     # Threads that spin for long are ten times slower as soon as anything else runs, threads that sleep at once a
     # third slower when nothing does: some 50 µs of spinning is neither.
     "GOMP_SPINCOUNT": "30000",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "LC_ALL": "C.UTF-8",
     "LOCAL_RANK": "0",
     "MASTER_ADDR": "127.0.0.1",
     "MKL_DYNAMIC": "FALSE",  # else MKL takes fewer threads where it counts fewer cores, and sums differ
     "OMP_DYNAMIC": "FALSE",
     "PYTHONHASHSEED": "0",
-    "PYTHONUNBUFFERED": "1",
     "RANK": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TZ": "UTC",
     "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
     "WORLD_SIZE": "1",
 }
 ISA: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -55,16 +58,13 @@ def environment(facets: Mapping[str, Any], work: Path, port: int, *, hub: bool =
     """
     caller = os.environ
     threads = str(facets.get("threads", 1))
-    found = {
+    found = plain(work / "home", work / "tmp") | {
         **FIXED,
         "HF_HUB_OFFLINE": "0" if hub and not offline() else "1",
-        "HOME": str(work / "home"),
         "MASTER_PORT": str(port),
         "MKL_NUM_THREADS": threads,
         "OMP_NUM_THREADS": threads,
-        "PATH": caller.get("PATH", os.defpath),
         "SPECC_PARENT": str(os.getpid()),
-        "TMPDIR": str(work / "tmp"),
     }
     if (isa := facets.get("isa")) in ISA:
         found |= zip(("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"), ISA[isa], strict=True)
@@ -73,6 +73,13 @@ def environment(facets: Mapping[str, Any], work: Path, port: int, *, hub: bool =
         found |= {name: caller[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in caller}
     if hub:
         found |= {name: caller[name] for name in TO_REACH_A_HUB if name in caller}
+    return found
+
+
+def plain(home: Path, temporary: Path) -> dict[str, str]:
+    """Return what every process that specc starts gets: nothing of the caller's but where programs are, no network."""
+    caller = os.environ
+    found = {**PLAIN, "HOME": str(home), "PATH": caller.get("PATH", os.defpath), "TMPDIR": str(temporary)}
     # Where specc is imported from, if that is not the interpreter's own site folder.
     if paths := [
         path for path in caller.get("PYTHONPATH", "").split(os.pathsep) if path and (Path(path) / "specc").is_dir()

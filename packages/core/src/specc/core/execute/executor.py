@@ -22,6 +22,7 @@ from specc.core.contracts import Event, Failure, Manifest, Note, Progress, Stage
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute.environment import environment, free_port
 from specc.core.execute.machine import require_isa
+from specc.core.execute.processes import await_exit, await_group, has_exited, kill_group
 from specc.core.execute.reporter import Reporter
 from specc.core.files import disk_of, remove_tree, write_atomic, writing
 from specc.core.store import Store
@@ -114,17 +115,17 @@ def _run(job: StageJob, command: list[str], lock: int, store: Store, reporter: R
             ) from error
         try:
             end = _follow(process, log, reporter)
-            _await_exit(process.pid)
+            await_exit(process.pid)
         except BaseException:
-            _kill_group(process.pid, signal.SIGTERM)
-            _await_exit(process.pid, GRACE)
+            kill_group(process.pid, signal.SIGTERM)
+            await_exit(process.pid, GRACE)
             raise
         finally:
             # The stage is dead but not yet waited for, so that its number, and so its group's, is nobody else's.
             # Whatever it started and left must not write into an output that is being sealed.
-            _kill_group(process.pid, signal.SIGKILL)
+            kill_group(process.pid, signal.SIGKILL)
             process.wait()
-            _await_group(process.pid)
+            await_group(process.pid)
     if isinstance(end, StageResult) and process.returncode == 0:
         return json.loads(json.dumps(end.record), parse_constant=lambda _: None)  # NaN is no JSON
     raise _failed(job, end, process.returncode, log_path)
@@ -140,7 +141,7 @@ def _follow(process: subprocess.Popen[bytes], log: BinaryIO, reporter: Reporter)
         selector.register(pipe, selectors.EVENT_READ)
         while True:
             if not selector.select(POLL):
-                if _has_exited(process.pid):  # and something it started still holds its pipe
+                if has_exited(process.pid):  # and something it started still holds its pipe
                     return end
                 continue
             chunk = os.read(pipe.fileno(), 1 << 16)
@@ -214,35 +215,6 @@ def _last_line(log: Path) -> str | None:
         if said and not said.startswith("--- "):
             return said[:300]
     return None
-
-
-def _kill_group(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
-
-
-def _has_exited(pid: int) -> bool:
-    """Tell whether a child has ended, without taking its number off the books."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-
-
-def _await_exit(pid: int, seconds: float | None = None) -> None:
-    """Wait until a child has ended, at most so many seconds."""
-    if seconds is None:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        return
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not _has_exited(pid):
-        time.sleep(POLL / 4)
-
-
-def _await_group(pid: int) -> None:
-    """Wait until the last process of a killed group is gone; not long, for nobody may be there to reap it."""
-    deadline = time.monotonic() + 1
-    with suppress(ProcessLookupError, PermissionError):
-        while time.monotonic() < deadline:
-            os.killpg(pid, 0)
-            time.sleep(POLL / 20)
 
 
 @contextmanager

@@ -1,0 +1,154 @@
+"""A checkpoint and its verifier, as vLLM serves them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from specc.core.algorithms import algorithm
+from specc.core.contracts import Manifest
+from specc.core.engines import architecture
+from specc.core.errors import Exit, SpeccError
+from specc.core.server import START, Server, serving
+from specc.core.store import Store
+from specc.core.store.manifests import SHORT
+
+HOST: Final = "127.0.0.1"
+"""Nobody else's machine can reach the server unless its owner changes this."""
+OURS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("-sc", "--model-tag"), "the checkpoint decides it"),
+    **dict.fromkeys(("--uds", "--headless", "--grpc"), "specc asks the server on a port whether it is ready"),
+    **dict.fromkeys(("--ssl-keyfile", "--ssl-certfile"), "specc speaks plain HTTP with it; put a proxy before it"),
+    "--config": "its flags could not be told from ours; give them one by one",
+}
+"""Flags of vLLM that would take away what this command stands on, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A checkpoint in the store and the verifier it was made for, both by path."""
+
+    name: str
+    checkpoint: Manifest
+    speculator: Path
+    verifier: Path
+    store: Store
+    digests: tuple[str, ...]
+    """What is read of the store: the checkpoint first, what is served as the verifier last."""
+
+
+def served_of(store: Store, checkpoint: Manifest) -> Served:
+    """Return a checkpoint of the store as it is served: with its verifier, or inside it.
+
+    Raises `SpeccError` if the verifier's artifact is gone, or the one that a head is stitched into.
+    """
+    name = str(checkpoint.params["name"])
+    speculator, verifier = store.path(checkpoint.digest), store.path(checkpoint.inputs["verifier"])
+    digests = (checkpoint.digest, checkpoint.inputs["verifier"])
+    if algorithm(checkpoint.params["draft"]["algorithm"]).stitched:
+        stitched = stitched_of(store, checkpoint)
+        speculator = verifier = store.path(stitched.digest)
+        digests = (checkpoint.digest, stitched.digest)
+    return Served(name=name, checkpoint=checkpoint, speculator=speculator, verifier=verifier, store=store,
+                  digests=digests)  # fmt: skip
+
+
+def stitched_of(store: Store, checkpoint: Manifest) -> Manifest:
+    """Return the verifier that a head was stitched into; raises `SpeccError` if it is not here."""
+    name = str(checkpoint.params["name"])
+    stitched = store.last(name, "stitched")
+    if stitched is None or stitched.inputs["checkpoint"] != checkpoint.digest:
+        raise SpeccError(f"the verifier that `{name}` is stitched into is not here", where=str(store.root),
+                         hint="`specc build SPEC` makes it")  # fmt: skip
+    return stitched
+
+
+def vllm_command(
+    served: Served,
+    *,
+    device: str,
+    host: str = HOST,
+    port: int,
+    speculate: bool = True,
+    further: Sequence[str] = (),
+) -> list[str]:
+    """Return the words of the command: an OpenAI server on `host`, with `further` flags of vLLM at its end.
+
+    Both paths are given, since the speculator's own config names its verifier by a hub id or a logical name. Without
+    `speculate` it serves the verifier alone. Raises `SpeccError` if a further flag is one that is given already.
+    """
+    params = served.checkpoint.params
+    speculative: dict[str, Any] = {
+        **algorithm(params["draft"]["algorithm"]).serving,
+        "model": str(served.speculator),
+        "num_speculative_tokens": params["export"]["speculative_tokens"],
+    }
+    # The CPU build has another distribution name, at which `vllm serve` stumbles; its module is the same server.
+    # Eager there: compiling takes minutes at the first start and gives a quarter more at best.
+    if device == "cuda":
+        start, device_flags = ["vllm", "serve", str(served.verifier)], []
+    else:
+        start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(served.verifier)]
+        device_flags = ["--enforce-eager"]
+    flags = {"--served-model-name": served.name, "--dtype": str(params["verifier"]["dtype"])}
+    if speculate:
+        flags["--speculative-config"] = json.dumps(speculative, sort_keys=True)
+    flags |= {"--host": host, "--port": str(port)}
+    if (other := architecture(params["verifier"]["config"])) != {}:
+        flags["--hf-overrides"] = json.dumps(other["hf_overrides"])
+    _refuse_given({*flags, "--model"}, further)
+    return [*start, *(word for flag in flags.items() for word in flag), *device_flags, *further]
+
+
+def _refuse_given(given: Collection[str], further: Sequence[str]) -> None:
+    """Raise `SpeccError` for a further flag that specc gives itself, also cut short, as vLLM understands it."""
+    for word in further:
+        flag = word.split("=")[0].split(".")[0].replace("_", "-")
+        if not flag.startswith("-"):
+            continue
+        if flag in OURS:
+            raise SpeccError(f"`{word}` is not passed on to vLLM: {OURS[flag]}", code=Exit.USAGE)
+        if name := next((name for name in sorted(given) if name.startswith(flag) and len(flag) > 2), None):
+            hint = {"--host": "`--host` of `specc serve` before the `--`", "--port": "`--port` before the `--`"}.get(
+                name, "what the checkpoint was built with decides it: change the spec and build"
+            )
+            raise SpeccError(f"`{word}` is given to vLLM already, as `{name}`", hint=hint, code=Exit.USAGE)
+
+
+@contextmanager
+def started(
+    served: Served,
+    line: list[str],
+    *,
+    host: str = HOST,
+    port: int,
+    device: str,
+    variables: Mapping[str, str],
+    seconds: float = START,
+    waiting: Callable[[float, str], None] = lambda seconds, line: None,
+) -> Generator[Server]:
+    """Start the server of a command that `vllm_command` gave, and keep what it serves from `gc` meanwhile.
+
+    Its log is the store's, or a temporary folder's where the store can only be read.
+    """
+    store = served.store
+    with ExitStack() as held:
+        hold = held.enter_context(store.lease())
+        for digest in served.digests:
+            hold(digest)
+            store.path(digest)  # which raises if `gc` was there first
+        if store.writable:
+            home, log = store.work("serve", served.digests[-1]), store.log(f"serve-{served.digests[0][:SHORT]}-{port}")
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="specc-serve-"))
+            home, log = folder / "home", folder / "log"
+        yield held.enter_context(
+            serving(line, name=served.name, host=host, port=port, home=home, log=log, variables=variables,
+                    device=device, seconds=seconds, waiting=waiting)
+        )  # fmt: skip
