@@ -5,55 +5,22 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from safetensor import one_tensor
 from specc.core.cli import main
-from specc.core.contracts import Input, Manifest, StageJob
+from specc.core.contracts import Manifest
 from specc.core.errors import Exit
 from specc.core.store import Store
-
-METRICS = {
-    "best_epoch": 1,
-    "initial": {"epoch": 0, "loss": None, "validation_loss": 5.5, "simulated": {"mean_acceptance_length": 1.0}},
-    "epochs": [
-        {"epoch": 1, "loss": 3.25, "validation_loss": 3.0, "simulated": {"mean_acceptance_length": 1.75}},
-        {"epoch": 2, "loss": 2.5, "validation_loss": 3.125, "simulated": {"mean_acceptance_length": 1.625}},
-    ],
-}
-EVALUATION = {
-    "served": {"drafts": 100, "accepted": 90, "accepted_per_position": [60, 20, 10], "mean_acceptance_length": 1.9},
-    "untrained": {"drafts": 190, "accepted": 0, "accepted_per_position": [0, 0, 0], "mean_acceptance_length": 1.0},
-    "simulated": {"drafts": 100, "accepted": 92, "accepted_per_position": [61, 21, 10], "mean_acceptance_length": 1.92},
-    "lossless": {"fp32": {"prompts": 4, "identical": 4}},
-}
+from stored import EVALUATION, METRICS, put
 
 
 @pytest.fixture
 def store(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("SPECC_STORE", str(quick_path / "store"))
     return Store(quick_path / "store")
-
-
-def put(
-    store: Store,
-    stage: str,
-    files: dict[str, bytes],
-    inputs: dict[str, Manifest] | None = None,
-    key: str = "",
-    **params: Any,
-) -> Manifest:
-    key = (key or stage).ljust(64, "0")
-    made_of = {slot: Input(path="", digest=item.digest) for slot, item in (inputs or {}).items()}
-    job = StageJob(stage=stage, version=1, key=key, params=params, facets={"isa": "amx", "threads": 2}, files={},
-                   inputs=made_of, output="", work="", units="")  # fmt: skip
-    output = store.begin(stage, key)
-    for name, data in files.items():
-        (output / name).write_bytes(data)
-    return store.seal(job, "tiny", output, {"seconds": 62.0, "started": "2026-01-02T03:04:05Z"})
 
 
 @pytest.fixture

@@ -36,11 +36,15 @@ class Verdict:
 
 def judge(compiled: Compiled, done: Mapping[str, Decision]) -> list[Verdict]:
     """Judge the spec's checks by the evaluation, if it was built."""
-    asked: Mapping[str, Any] = compiled.lock.locked.values.get("checks") or {}
     decision = done.get("evaluation")
-    if not asked or decision is None or decision.digest is None:
+    if decision is None or decision.digest is None:
         return []
     found = json.loads((compiled.store.path(decision.digest) / "evaluation.json").read_text())
+    return judged(compiled.lock.locked.values.get("checks") or {}, found)
+
+
+def judged(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[Verdict]:
+    """Judge the checks of a spec by what an evaluation found."""
     return [_JUDGES[name](value, found) for name, value in asked.items() if value]
 
 

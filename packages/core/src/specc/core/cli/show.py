@@ -19,7 +19,7 @@ from specc.core.files import flatten
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
 
-FORMATS: Final = ("text", "json", "mermaid", "svg")
+FORMATS: Final = ("text", "json", "mermaid", "svg", "html")
 
 
 @click.command("show", short_help="an artifact: where it is from, what it measured")
@@ -28,16 +28,23 @@ FORMATS: Final = ("text", "json", "mermaid", "svg")
     "--format",
     "form",
     type=click.Choice(FORMATS),
-    help="Mermaid and SVG draw what the artifact was made of, back to the verifier.",
+    help="Mermaid and SVG draw what the artifact was made of, back to the verifier; HTML is a page with all of it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as `--format json`.")
 @ONLY
 def command(target: str, form: str | None, as_json: bool, only: tuple[str, ...]) -> int:
     """Show an artifact by (the start of) its ID, or what the last build of SPEC made.
 
-    Of a spec with a matrix its builds are put side by side, the longest acceptance first.
+    Of a spec with a matrix its builds are put side by side, the longest acceptance first. `--format html` writes a page
+    with charts, tables, the graph and the lock, which needs no network.
     """
     form = one_format(form, as_json, "text")
+    if form == "html":
+        from specc.core.cli.report import report_of_artifact, report_of_spec
+
+        spec = is_spec(target)
+        click.echo(report_of_spec(Path(target), only) if spec else report_of_artifact(target), nl=False)
+        return Exit.OK
     if is_spec(target):
         return _show_spec(Path(target), form, only)
     store = Store.locate(Path.cwd() / "spec.yaml")
@@ -70,9 +77,7 @@ def _show_spec(path: Path, form: str, only: tuple[str, ...]) -> int:
     known = [[item for stage in ROWS if (item := store.last(name, stage)) is not None] for name in names]
     shown = [item for items in known for item in _results(items)]
     if not shown:
-        raise SpeccError(
-            f"`{names[0]}` was never built here", where=str(store.root), hint=f"`specc build {path}` builds it"
-        )
+        raise never_built(names[0], store, path)
     keys = [item.key for items in known for item in items]
     if form == "json":
         found = {item.stage: _as_data(store, item, trace(store, [item], keys)) for item in shown}
@@ -85,6 +90,11 @@ def _show_spec(path: Path, form: str, only: tuple[str, ...]) -> int:
     else:
         _draw(trace(store, shown, keys), form)
     return Exit.OK
+
+
+def never_built(name: str, store: Store, spec: Path) -> SpeccError:
+    """Return the error for a spec of which nothing is to be shown."""
+    return SpeccError(f"`{name}` was never built here", where=str(store.root), hint=f"`specc build {spec}` builds it")
 
 
 def _results(known: list[Manifest]) -> list[Manifest]:

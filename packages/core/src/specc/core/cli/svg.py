@@ -22,18 +22,20 @@ TURN: Final = 46
 PORTS: Final = 44
 """The part of a box's side where arrows end."""
 STYLE: Final = """
-text { font-family: "DejaVu Sans", Helvetica, Arial, sans-serif; font-size: 10.5px; fill: #1f2a44 }
-.paper { fill: #fbfcff } .stage { font-size: 13px; font-weight: 600 } .fact { opacity: .75 }
-.node rect { fill: #eef2ff; stroke: #8792ad } .gone rect { fill: none; stroke-dasharray: 4 3 }
-.shown rect { fill: #1f2a44; stroke: #1f2a44 } .shown text { fill: #ffffff }
-.edge { fill: none; stroke: #5b6785; stroke-width: 1.6 } .head, .slot { fill: #5b6785 }
+.lineage text { font-family: "DejaVu Sans", Helvetica, Arial, sans-serif; font-size: 10.5px; fill: #1f2a44 }
+.lineage .paper { fill: #fbfcff } .lineage .stage { font-size: 13px; font-weight: 600 }
+.lineage .fact { opacity: .85 } .lineage .node rect { fill: #eef2ff; stroke: #8792ad }
+.lineage .gone rect { fill: none; stroke-dasharray: 4 3 } .lineage .shown rect { fill: #1f2a44; stroke: #1f2a44 }
+.lineage .shown text { fill: #ffffff } .lineage .edge { fill: none; stroke: #5b6785; stroke-width: 1.6 }
+.lineage .head, .lineage .slot { fill: #5b6785 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6eaf5 } .paper { fill: #141a29 }
-  .node rect { fill: #232d47; stroke: #5b6785 } .gone rect { fill: none }
-  .shown rect { fill: #dfe6fb; stroke: #dfe6fb } .shown text { fill: #141a29 }
-  .edge { stroke: #8792ad } .head, .slot { fill: #a3aec8 }
+  .lineage text { fill: #e6eaf5 } .lineage .paper { fill: #141a29 }
+  .lineage .node rect { fill: #232d47; stroke: #5b6785 } .lineage .gone rect { fill: none }
+  .lineage .shown rect { fill: #dfe6fb; stroke: #dfe6fb } .lineage .shown text { fill: #141a29 }
+  .lineage .edge { stroke: #8792ad } .lineage .head, .lineage .slot { fill: #a3aec8 }
 }
 """
+"""Of the drawing alone, also where it stands in a page of other drawings."""
 
 
 def svg(lineage: Lineage) -> str:
@@ -41,8 +43,9 @@ def svg(lineage: Lineage) -> str:
     where = places(lineage)
     wide = 2 * MARGIN + ACROSS * max(place.column for place in where.values()) + WIDTH
     high = 2 * MARGIN + DOWN * max(place.row for place in where.values()) + HEIGHT
-    root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {wide} {high}",
-                              "role": "img", "aria-labelledby": "specc-title specc-desc"})  # fmt: skip
+    root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "class": "lineage",
+                              "viewBox": f"0 0 {wide} {high}", "role": "img",
+                              "aria-labelledby": "specc-title specc-desc"})  # fmt: skip
     _put(root, "title", {"id": "specc-title"}, title(lineage))
     _put(root, "desc", {"id": "specc-desc"}, description(lineage))
     _put(root, "style", {}, STYLE)
