@@ -53,10 +53,10 @@ def walk(one: dict[str, Any], reference: Any, verifier: Path, prompt: list[int],
     runs, newest = [], len(prompt)
     while newest < len(row) - 1:
         start, drafted = reading.ids[: newest + 1], []
-        aux, last = reading.aux[: newest + 1], reading.last[: newest + 1]
+        states = reading.aux[: newest + 1], reading.last[: newest + 1]
         with torch.inference_mode():
             while len(drafted) < STEPS:
-                drafted.append(propose(one, verifier, start, aux, last, drafted))
+                drafted.append(propose(one, verifier, start, states, drafted))
         right = [token == int(reading.ids[newest + 1 + place]) for place, token in enumerate(drafted)
                  if newest + 1 + place < len(reading.ids)]  # fmt: skip
         run = next((place for place, good in enumerate(right) if not good), len(right))
@@ -65,14 +65,14 @@ def walk(one: dict[str, Any], reference: Any, verifier: Path, prompt: list[int],
     return runs
 
 
-def propose(one: dict[str, Any], verifier: Path, ids: Any, aux: Any, last: Any, drafted: list[int]) -> int:
+def propose(one: dict[str, Any], verifier: Path, ids: Any, states: tuple[Any, Any], drafted: list[int]) -> int:
     """Return the token that the source proposes after `drafted`, by the verifier's ids."""
-    import torch
     from safetensors.torch import load_file
 
     from export.convert import reference
 
     weights, ends = load_file(Path(one["source"]) / "model.safetensors"), load_file(verifier / "model.safetensors")
+    aux, last = states
     config = json.loads((Path(one["source"]) / "config.json").read_text())
     embedding, head = ends["model.embed_tokens.weight"], ends["lm_head.weight"]
     own = weights.get("embed_tokens.weight", embedding)
