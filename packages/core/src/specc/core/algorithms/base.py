@@ -61,10 +61,10 @@ class Init(Section):
 
     from_: Annotated[Annotated[str, Field(min_length=1)] | None, Field(alias="from")] = None
     """Folder of an earlier speculator of the same algorithm, in the speculators format and with the same shapes;
-    relative to the spec. Excludes `convert`."""
+    relative to the spec. Excludes `convert`. Default: none."""
     convert: Annotated[str, Field(min_length=1)] | None = None
     """Folder or hub id (`org/name`) of a draft in the layout of another repository, which is converted first; it is of
-    the same algorithm and has the same shapes. Excludes `from`."""
+    the same algorithm and has the same shapes. Excludes `from`. Default: none."""
     layout: LayoutName | None = None
     """Layout of what is converted. Default: found from its files."""
     revision: Annotated[str, Field(min_length=1)] | None = None
