@@ -46,7 +46,7 @@ ENVIRONMENT = click.option(
 )
 TIMEOUT = click.option(
     "--timeout",
-    type=click.FloatRange(1),
+    type=click.IntRange(1),
     default=START,
     show_default=True,
     metavar="SECONDS",
