@@ -69,6 +69,32 @@ def build(
     return done
 
 
+def build_alone(
+    stage: PlannedStage,
+    digests: Mapping[str, str],
+    store: Store,
+    *,
+    name: str,
+    files: Mapping[str, Path],
+    reporter: Reporter,
+    hold: Callable[[str], None],
+) -> Manifest:
+    """Build one stage that is in no plan, if its artifact is not there, and return how it came about.
+
+    `digests` are its inputs' by the stages that made them. Raises `SpeccError` as `build` does.
+    """
+    inputs = {name: Decision(stage=stage, action="hit", key=None, digest=found) for name, found in digests.items()}
+    key = stage.key(digests, {})
+    digest = store.find(stage.name, key)
+    if digest is None:
+        _require(stage, {}, files)
+        plan = Plan(name=name, numerics="", stages=(stage,))
+        decision = Decision(stage=stage, action="build", key=key)
+        digest = _run(plan, decision, inputs, store=store, files=files, reporter=reporter, again=False).digest
+    hold(digest)
+    return store.manifest(digest, key)
+
+
 def _foresee(plan: Plan, wanted: tuple[PlannedStage, ...], store: Store) -> list[Decision]:
     decisions: dict[str, Decision] = {}
     for stage in wanted:

@@ -247,7 +247,7 @@ class Prompts(Section):
         ]
         | None
     ) = None
-    """Hub id of a data set (`org/name`); the lock pins its commit and the file's sha256. Default: `file` is beside the spec."""
+    """Hub id of a data set (`org/name`); the lock pins its commit and the file's sha256. Default: none, for `file`."""
     path: Annotated[str, Field(min_length=1)] | None = None
     """File inside the data set: JSON Lines as above, or Parquet with the same fields. Default: none, for a `file`."""
     revision: Annotated[str, Field(min_length=1)] | None = None
