@@ -90,6 +90,7 @@ ROWS = [{"question_id": number, "category": kind, "turns": [f"{number}?", "And?"
 def test_of_turns_the_first_is_asked_and_a_category_is_a_subset(tmp_path: Path) -> None:
     assert kinds(tmp_path, *ROWS) == [("0?", "coding"), ("1?", "writing"), ("2?", "coding")]
     assert kinds(tmp_path, {"prompt": "Why?"}) == [("Why?", "question")]
+    assert kinds(tmp_path, {"prompt": ["Why?", "And?"]}) == [("Why?", "question")]
     assert kinds(tmp_path, *ROWS, subset="mine")[0] == ("0?", "mine")
 
 

@@ -2,8 +2,8 @@
 
 A row has a conversation as `messages`, one question as `prompt`, or the user's side of a conversation as `turns`, as
 the rows of MT-Bench (Zheng et al. 2023, arXiv:2306.05685), Spec-Bench (Xia et al. 2024, arXiv:2401.07851) and
-SPEED-Bench (arXiv:2604.09557) have it. Of `turns` the first is asked alone: a later one follows on an answer, which is
-each verifier's own, so that two verifiers would not be asked the same.
+SPEED-Bench (arXiv:2604.09557) have it; a list as `prompt` is such turns too. Of turns the first is asked alone: a later
+one follows on an answer, which is each verifier's own, so that two verifiers would not be asked the same.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _table(path: Path, name: str) -> list[dict[str, Any]]:
 
 def _messages(row: Mapping[str, Any], where: Position, system_prompt: str | None) -> tuple[Message, ...]:
     given: Any = row.get("messages")
-    turns: Any = row.get("turns")
+    turns: Any = row.get("turns", row.get("prompt"))
     if given is None and isinstance(turns, list) and turns and isinstance(turns[0], str):
         given = [{"role": "user", "content": turns[0]}]
     if given is None and isinstance(row.get("prompt"), str):

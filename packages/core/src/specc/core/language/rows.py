@@ -110,7 +110,7 @@ def _uses_answers(document: Document) -> bool:
 
 def _has_turns(row: dict[str, Any]) -> bool:
     """Tell whether a row has its prompts as a list of texts, as those of MT-Bench do."""
-    turns: Any = row.get("turns")
+    turns: Any = row.get("turns", row.get("prompt"))
     return isinstance(turns, list) and bool(turns) and isinstance(turns[0], str)
 
 
