@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 import drafts
 from small import make_verifier
-from specc.core.contracts import Event, Failure, Note, Progress, StageResult
+from specc.core.cli import main
+from specc.core.contracts import Event, Failure, Input, Note, Progress, StageJob, StageResult
 from specc.core.errors import Position
+from specc.core.store import Store
 from specc.evaluate import Prompt, render
 
 pytestmark = pytest.mark.engine
@@ -138,6 +141,44 @@ def test_an_engine_for_larger_batches_gives_the_bits_of_one_for_smaller(bench: B
     assert code == 0, events[-1]
     (cell,) = bench.report("one")["cells"]
     assert cell in report["cells"]
+
+
+def stored(bench: Bench, store: Store) -> str:
+    """Put the verifier and the checkpoint into a store, as a build would have; return the checkpoint's digest."""
+    digests: dict[str, str] = {}
+    for stage, folder in (("verifier", bench.verifier), ("checkpoint", bench.checkpoint)):
+        inputs = {name: Input(path="", digest=digest) for name, digest in digests.items()}
+        params = {name: value for name, value in bench.values.items() if name != "evaluate"}
+        job = StageJob(stage=stage, version=1, key=stage.ljust(64, "0"), params=params, facets={}, files={},
+                       inputs=inputs, output="", work="", units="")  # fmt: skip
+        output = store.begin(stage, job.key)
+        for path in folder.iterdir():
+            shutil.copy(path, output / path.name)
+        digests[stage] = store.seal(job, "small", output, {}).digest
+    return digests["checkpoint"]
+
+
+def test_a_checkpoint_is_measured_by_its_id_into_an_artifact(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPECC_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(bench.folder)
+    digest = stored(bench, Store(tmp_path / "store"))
+    asked = ["evaluate", digest[:12], "--prompts", "question.jsonl", "--batch-size", "4", "--repeats", "2",
+             "--max-tokens", "8", "--threads", "1"]  # fmt: skip
+    assert main(asked) == 0
+    said = capfd.readouterr()
+    assert "by subset" in said.out
+    assert "temperature 0, 4 at once: " in said.out
+    assert main([*asked, "--json"]) == 0, "now it is there"
+    found = json.loads(capfd.readouterr().out)
+    assert found["digest"] in said.err
+    (cell,) = found["benchmark"]["cells"]
+    assert (cell["temperature"], cell["speculative_tokens"], cell["batch_size"]) == (0.0, 3, 4)
+    assert found["benchmark"]["subsets"].keys() == set(KINDS)
+    assert found["speeds"]["cells"][0]["repeats"] == 2
+    assert main(["evaluate", digest[:12], "--prompts", "question.jsonl", "--tokens", "99"]) == 2
+    assert "at most" in capfd.readouterr().err
 
 
 def test_no_two_runs_of_a_cell_differed(events: list[Event]) -> None:

@@ -59,7 +59,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         try:
             deadline = time.monotonic() + START
             while not _is_up(port):
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
+                waits = process.poll() is None and time.monotonic() < deadline
+                assert waits, (folder / "log").read_text()[-3000:]
                 time.sleep(0.5)
             yield Served(f"http://127.0.0.1:{port}/v1", prompts)
         finally:
