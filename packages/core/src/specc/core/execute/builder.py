@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from specc.core.contracts import Input, Manifest, StageJob
 from specc.core.errors import Exit, SpeccError
@@ -16,6 +16,9 @@ from specc.core.loggers import require
 from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, lineage
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
+
+FETCHED: Final = {"verifier": "the verifier", "converted": "the source", "prompts": "the data set"}
+"""What a stage fetches from a hub, in words."""
 
 
 def build(
@@ -71,6 +74,32 @@ def build(
     return done
 
 
+def build_alone(
+    stage: PlannedStage,
+    digests: Mapping[str, str],
+    store: Store,
+    *,
+    name: str,
+    files: Mapping[str, Path],
+    reporter: Reporter,
+    hold: Callable[[str], None],
+) -> Manifest:
+    """Build one stage that is in no plan, if its artifact is not there, and return how it came about.
+
+    `digests` are its inputs' by the stages that made them. Raises `SpeccError` as `build` does.
+    """
+    inputs = {name: Decision(stage=stage, action="hit", key=None, digest=found) for name, found in digests.items()}
+    key = stage.key(digests, {})
+    digest = store.find(stage.name, key)
+    if digest is None:
+        _require(stage, {}, files)
+        plan = Plan(name=name, numerics="", stages=(stage,))
+        decision = Decision(stage=stage, action="build", key=key)
+        digest = _run(plan, decision, inputs, store=store, files=files, reporter=reporter, again=False, log=True).digest
+    hold(digest)
+    return store.manifest(digest, key)
+
+
 def _foresee(plan: Plan, wanted: tuple[PlannedStage, ...], store: Store) -> list[Decision]:
     decisions: dict[str, Decision] = {}
     for stage in wanted:
@@ -96,11 +125,17 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
         if name not in files:
             raise missing_file(name, values)
     if "hub" in stage.row.context and offline():
-        what = "verifier" if stage.name == "verifier" else "source"
         raise SpeccError(
-            f"the {what} `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
+            f"{FETCHED[stage.name]} `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
             " `HF_HUB_OFFLINE`) forbids to fetch it",
             hint=f"build its stage once where there is a network: `specc build --stage {stage.name}`",
+        )
+    device = stage.facets.get("device", "cpu")
+    if stage.row.devices is not None and device not in stage.row.devices:
+        where = f", and does on `{stage.row.devices[0]}`" if stage.row.devices else ""
+        raise SpeccError(
+            f"the stage `{stage.name}` measures speeds in vLLM, which does not run this draft on `{device}`{where}",
+            hint="remove `evaluate.grid`: the evaluation counts what is accepted without vLLM too",
         )
     pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
     here = installed(pins)
