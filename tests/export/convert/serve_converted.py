@@ -89,7 +89,7 @@ class Original:
         """Return the token that the source proposes after `drafted`, by the verifier's ids."""
         from export.convert import reference
 
-        embedding, head = self.ends["model.embed_tokens.weight"], self.ends["lm_head.weight"]
+        embedding = head = self.ends["model.embed_tokens.weight"]  # the verifier's are tied
         own, both = self.weights.get("embed_tokens.weight", embedding), (self.config, self.weights)
         match self.layout:
             case "eagle3":
