@@ -203,6 +203,11 @@ vllm:spec_decode_num_accepted_tokens_per_pos_created{engine="0",position="0"} 1.
 def test_a_log_without_an_exception_gives_its_last_line(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("--- now\nusage: vllm\nserver.py: error: unrecognized arguments: --nonsense\n\n")
     assert reason(tmp_path / "log") == "error: unrecognized arguments: --nonsense"
+    (tmp_path / "log").write_text(
+        "--- now\n(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+        "(APIServer pid=1)   Value error, max_model_len (9999) is greater than 512 [type=value_error, input_value=x]\n"
+    )
+    assert reason(tmp_path / "log") == "max_model_len (9999) is greater than 512"
     (tmp_path / "log").write_text("--- now\nKilled\n")
     assert reason(tmp_path / "log") == "Killed"
     assert reason(tmp_path / "none") is None

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from serving import PROMPTS, small_checkpoint
+from serving import PROMPTS
 from specc.core.guard import descendants
+from specc.core.served import Served
 from specc.core.server import Server, Speculation
-from specc.core.store import Store
 
 pytestmark = pytest.mark.engine
 
@@ -38,13 +38,12 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Running]]:
+def servers(small_served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Running]]:
     """One server with the speculator and one without; they start at the same time."""
-    folder = tmp_path_factory.mktemp("served")
-    checkpoint = small_checkpoint(folder, Store(folder / "store"))
-    command = [str(Path(sys.executable).parent / "specc"), "serve", checkpoint.digest[:12], "--port", "0", "--json",
+    folder, digest = tmp_path_factory.mktemp("servers"), small_served.checkpoint.digest
+    command = [str(Path(sys.executable).parent / "specc"), "serve", digest[:12], "--port", "0", "--json",
                "--env", "VLLM_CPU_KVCACHE_SPACE=1"]  # fmt: skip
-    environment = {**os.environ, **CALLERS, "SPECC_STORE": str(folder / "store")}
+    environment = {**os.environ, **CALLERS, "SPECC_STORE": str(small_served.store.root)}
     further = ["--", "--max-model-len", "256"]
     started = [
         subprocess.Popen([*command, *own, *further], cwd=folder, env=environment, stdout=subprocess.PIPE,

@@ -35,6 +35,7 @@ FROM_THE_CALLER: Final = (
 TAIL: Final = 1 << 18
 """Bytes of a log in which the reason of a failure is looked for."""
 _RAISED: Final = re.compile(r"(?:^|[\s.])([A-Z]\w*(?:Error|Exception): .*|error: (?:argument|unrecognized) .*)$")
+_REFUSED: Final = re.compile(r"Value error, (.*?)(?: \[type=|$)")
 _NOISE: Final = re.compile(r"\b(?:INFO|WARNING|DEBUG)\b")
 _SAMPLE: Final = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 
@@ -214,8 +215,13 @@ def _died(what: str, process: subprocess.Popen[bytes], log: Path) -> SpeccError:
 def reason(log: Path) -> str | None:
     """Return why an engine failed: the first exception of its last run, which the others follow from."""
     lines = _lines(log)
-    raised = (_RAISED.search(line) for line in lines if not _NOISE.search(line))
-    return next((match[1].strip()[:300] for match in raised if match), None) or _last(log)
+    for index, line in enumerate(lines):
+        if (match := _RAISED.search(line)) and not _NOISE.search(line):
+            # pydantic says what is wrong two lines below, and the exception only how many things are.
+            below = (_REFUSED.search(other) for other in lines[index + 1 : index + 4])
+            refused = next((other[1] for other in below if other), None) if "validation error" in match[1] else None
+            return (refused or match[1]).strip()[:300]
+    return _last(log)
 
 
 def _last(log: Path) -> str | None:
