@@ -213,9 +213,9 @@ def test_a_benchmark_is_drawn_and_its_advice_said() -> None:
         "Speed-up over draft length", "Acceptance length over draft length", "Acceptance length by subset",
     ]  # fmt: skip
     assert section.figures[0].numbers.rows == [["1", "1.28", "1.08"], ["16", "0.98", "0.78"]]
-    assert section.figures[4].numbers.head == ["prompts", "1 tokens", "3 tokens"]
+    assert section.figures[4].numbers.head == ["prompts", "1 token", "3 tokens"]
     assert section.figures[4].numbers.rows == [["writing", "1.28", "1.68"], ["code", "1.12", "1.52"]]
-    assert section.tables[0].rows == [["0", "1", "1", "1.28×"], ["0", "16", "1", "0.98×"]]
+    assert section.tables[0].rows == [["0", "1", "1", "1.28×"], ["0", "16", "1", "0.98×, no gain"]]
     cells = section.folds[0].table
     assert cells
     assert cells.rows[0] == ["0", "1", "1", "500", "1.200", "1.100–1.300", "1.28", "1.18–1.38", "4 of 4"]
