@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from browser import Browser
 from projects import SPEC, Project, make_project
 from safetensor import one_tensor
+from specc.core.cli import main
 from specc.core.cli.benchmarks import benchmark
 from specc.core.cli.charts import HEIGHT, WIDTH, Chart, Series, bars, lines, ticks
 from specc.core.cli.report import Sheet, report
 from specc.core.cli.sections import Built
 from specc.core.contracts import Manifest
+from specc.core.errors import Exit
 from specc.core.store import Store
 from stored import put
 
@@ -198,6 +200,20 @@ def test_an_artifact_has_a_page_with_what_measured_it(project: Project) -> None:
     alone = Store(project.store).last("tiny", "tokens")
     assert alone
     assert "acceptance" not in Reader(html(project, alone.digest)).text
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    ['{"epochs": [{}]}', '{"epochs": 3}', '{"epochs": [{"epoch": 1, "loss": NaN, "validation_loss": Infinity}]}',
+     '{"initial": {"epoch": 0, "positions": [{"counted": 1}]}}', "[1]"],
+)  # fmt: skip
+def test_measurements_of_anybody_end_in_words_at_worst(
+    quick_path: Path, metrics: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPECC_STORE", str(quick_path / "store"))
+    made = put(Store(quick_path / "store"), "draft", {"metrics.json": metrics.encode()})
+    code = main(["show", made.digest, "--format", "html"])
+    assert (code, "cannot be read" in capsys.readouterr().err) in {(Exit.OK, False), (Exit.DIFFERENCE, True)}
 
 
 def test_what_was_never_built_is_said(project: Project) -> None:
