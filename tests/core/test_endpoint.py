@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from specc.core.acceptance import Counts
 from specc.core.cli import main
-from specc.core.endpoint import Counters, counters, drive
+from specc.core.endpoint import counters, drive
 from specc.core.errors import Position, SpeccError
 from specc.core.prompts import Prompt
 
@@ -75,7 +76,7 @@ class Server(BaseHTTPRequestHandler):
         usage = {} if kind.wrong == "uncounted" else {"completion_tokens": 3}
         answer: dict[str, Any] = {"choices": [{"message": {"content": body["messages"][0]["content"]}}], "usage": usage}
         if kind.each:
-            answer["metrics"] = {"speculative_decoding": {"acceptance_histogram": [0, 2, 0]}}
+            answer["metrics"] = {"speculative_decoding": {"acceptance_histogram": [0, 2, 0], "num_draft_tokens": 4}}
         return self._send(200, json.dumps(answer).encode())
 
     def _send(self, code: int, body: bytes) -> None:
@@ -194,7 +195,7 @@ def test_the_key_goes_to_the_server_and_into_no_output(
 def test_counters_of_several_engines_are_summed() -> None:
     page = PAGE.format(drafts=3, tokens=6, accepted=2)
     two = page + page.replace('engine="0"', 'engine="1"')
-    assert counters(two) == Counters(drafts=6, draft_tokens=12, accepted=4, per_position=(4, 0))
+    assert counters(two) == Counts(drafts=6, draft_tokens=12, accepted=4, per_position=(4, 0))
     assert counters("vllm:num_requests 3\n") is None
 
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any, Final
 
+from specc.core.acceptance import Counts, Drafted, measured
 from specc.core.advice import advice
 from specc.core.errors import Exit, SpeccError
-from specc.core.intervals import bootstrap, paired
+from specc.core.intervals import paired
 from specc.core.prompts import Prompt
 
 SMALL: Final = 64 << 20
@@ -82,7 +83,7 @@ class Server:
         except (KeyError, IndexError, TypeError) as error:
             raise self._other() from error
 
-    def counters(self) -> Counters:
+    def counters(self) -> Counts:
         """Return what `/metrics` counts; it stands beside `/v1`. Raises `SpeccError` if there is none."""
         root = Server(self.url.removesuffix("/v1"), self.timeout)
         try:
@@ -120,27 +121,7 @@ def _status(error: urllib.error.HTTPError, address: str) -> SpeccError:
                       hint=hint.get(error.code, "the server's own log says why"), code=Exit.STAGE)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counters:
-    """vLLM's counters of speculation, summed over its engines."""
-
-    drafts: int
-    draft_tokens: int
-    accepted: int
-    per_position: tuple[int, ...]
-
-    def minus(self, other: Counters) -> Counters:
-        """Return what came after `other`."""
-        before = [*other.per_position, *[0] * len(self.per_position)]
-        return Counters(
-            drafts=self.drafts - other.drafts,
-            draft_tokens=self.draft_tokens - other.draft_tokens,
-            accepted=self.accepted - other.accepted,
-            per_position=tuple(now - then for now, then in zip(self.per_position, before, strict=False)),
-        )
-
-
-def counters(text: str) -> Counters | None:
+def counters(text: str) -> Counts | None:
     """Return the counters in a page of Prometheus' text format, None if it has none of speculation."""
     sums: dict[str, int] = {}
     places: dict[int, int] = {}
@@ -153,7 +134,7 @@ def counters(text: str) -> Counters | None:
             places[int(place[1])] = places.get(int(place[1]), 0) + value
     if "drafts" not in sums:
         return None
-    return Counters(
+    return Counts(
         drafts=sums["drafts"],
         draft_tokens=sums.get("draft_tokens", 0),
         accepted=sums.get("accepted_tokens", 0),
@@ -163,11 +144,11 @@ def counters(text: str) -> Counters | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer: its text and tokens, and how often j tokens of a draft were accepted, None if it does not say."""
+    """One answer: its text and tokens, and what was drafted for it, None if the server does not say."""
 
     text: str
     tokens: int
-    histogram: tuple[int, ...] | None
+    drafted: Drafted | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,9 +233,11 @@ def _closed_loop(
         )  # fmt: skip
         try:
             text, tokens = found["choices"][0]["message"]["content"] or "", int(found["usage"]["completion_tokens"])
-            drafted: Any = (found.get("metrics") or {}).get("speculative_decoding") or {}
-            histogram = drafted.get("acceptance_histogram")
-            return Answer(text=text, tokens=tokens, histogram=None if histogram is None else tuple(histogram))
+            each: Any = (found.get("metrics") or {}).get("speculative_decoding")
+            drafted = each and Drafted(
+                histogram=tuple(each["acceptance_histogram"]), draft_tokens=each["num_draft_tokens"]
+            )
+            return Answer(text=text, tokens=tokens, drafted=drafted)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise SpeccError(f"an answer of `{server.url}` has no text or does not count its tokens",
                              hint="give the address of an OpenAI-compatible server",
@@ -269,48 +252,23 @@ def _closed_loop(
     return Asked(answers=answers, seconds=time.monotonic() - started)
 
 
-def _cell(found: Asked, counts: Counters, prompts: Sequence[Prompt], alone: Asked | None) -> dict[str, Any]:
+def _cell(found: Asked, counts: Counts, prompts: Sequence[Prompt], alone: Asked | None) -> dict[str, Any]:
     """Return a cell; what the server does not count for each answer has no interval and no subsets."""
-    histograms = [answer.histogram for answer in found.answers if answer.histogram is not None]
-    each = len(histograms) == len(found.answers)
-    same = sum(one.text == two.text for one, two in zip(found.answers, alone.answers, strict=True)) if alone else 0
+    drafted = [answer.drafted for answer in found.answers if answer.drafted is not None]
+    tokens = [answer.tokens for answer in found.answers]
+    each = len(drafted) == len(tokens)
     subsets: dict[str, Any] = {}
     for name in sorted({prompt.subset for prompt in prompts}) if each else ():
         chosen = [index for index, prompt in enumerate(prompts) if prompt.subset == name]
-        some, length = [histograms[index] for index in chosen], len(counts.per_position)
-        drafts = sum(map(sum, some))
-        subsets[name] = _counts(
-            Counters(
-                drafts=drafts,
-                draft_tokens=drafts * length,
-                accepted=sum(map(_accepted, some)),
-                per_position=tuple(sum(sum(one[place:]) for one in some) for place in range(1, length + 1)),
-            ),
-            sum(found.answers[index].tokens for index in chosen),
-            some,
-        )
+        subsets[name] = measured([drafted[index] for index in chosen], sum(tokens[index] for index in chosen))
+    same = sum(one.text == two.text for one, two in zip(found.answers, alone.answers, strict=True)) if alone else 0
     return {
-        **_counts(counts, sum(answer.tokens for answer in found.answers), histograms if each else None),
+        **counts.as_json(),
+        "output_tokens": sum(tokens),
+        "interval": measured(drafted, sum(tokens))["interval"] if each else None,
         "subsets": subsets,
         "lossless": {"identical": same, "prompts": len(prompts)} if alone else None,
     }
-
-
-def _counts(counts: Counters, tokens: int, histograms: Sequence[tuple[int, ...]] | None) -> dict[str, Any]:
-    interval = histograms and list(bootstrap([sum(one) for one in histograms], [_accepted(one) for one in histograms]))
-    return {
-        "drafts": counts.drafts,
-        "draft_tokens": counts.draft_tokens,
-        "accepted": counts.accepted,
-        "accepted_per_position": list(counts.per_position),
-        "output_tokens": tokens,
-        "mean_acceptance_length": 1 + counts.accepted / counts.drafts if counts.drafts else 1.0,
-        "interval": interval or None,
-    }
-
-
-def _accepted(histogram: Sequence[int]) -> int:
-    return sum(run * count for run, count in enumerate(histogram))
 
 
 def _speed(pairs: Sequence[tuple[Asked | None, Asked]]) -> dict[str, Any]:

@@ -19,43 +19,20 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
+from specc.core.acceptance import Drafted, counts_of, measured
 from specc.core.advice import advice
 from specc.core.engines import BLOCK, cache_blocks
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
-from specc.core.intervals import bootstrap, paired
+from specc.core.intervals import paired
 from specc.core.stage import Stage
-from specc.evaluate.engine import Counts, counters, engine
+from specc.evaluate.engine import counters, engine
 from specc.evaluate.evaluation import room, runtime_of, trained_speculator
 from specc.evaluate.lossless import differences
 from specc.evaluate.prompts import prompts_of
 
 SHARE: Final = 0.4
 """Of a GPU's memory, for each of the two engines. Not measured by us."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drafted:
-    """vLLM's counts of one answer: `histogram[j]` drafts of which j tokens were accepted, and all tokens drafted.
-
-    They are vLLM's own (`per_request_spec_decode_metrics`), and their sums are its counters. The last draft of an
-    answer counts with all that was accepted of it, as there: an end of the answer inside it cuts the answer and not the
-    count. So an answer has at most as many tokens as its first, which comes without a draft, and 1 + accepted for each
-    of its drafts; what is missing of that was behind its end, and is less than one draft and the verifier's token.
-    """
-
-    histogram: tuple[int, ...]
-    draft_tokens: int
-
-    @property
-    def drafts(self) -> int:
-        """Drafts that were verified."""
-        return sum(self.histogram)
-
-    @property
-    def accepted(self) -> int:
-        """Tokens of them that were accepted."""
-        return sum(run * count for run, count in enumerate(self.histogram))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,24 +47,6 @@ class Pass:
     def tokens(self) -> int:
         """Tokens written."""
         return sum(len(answer) for answer in self.answers)
-
-
-def counts_of(drafted: Sequence[Drafted]) -> Counts:
-    """Return the counts of answers together."""
-    longest = max((len(one.histogram) for one in drafted), default=1)
-    per_position = (sum(sum(one.histogram[place:]) for one in drafted) for place in range(1, longest))
-    return Counts(
-        drafts=sum(one.drafts for one in drafted),
-        draft_tokens=sum(one.draft_tokens for one in drafted),
-        accepted=sum(one.accepted for one in drafted),
-        per_position=tuple(per_position),
-    )
-
-
-def measured(drafted: Sequence[Drafted], tokens: int) -> dict[str, Any]:
-    """Return the artifact's entry for the answers to some prompts: counts, and the interval over the prompts."""
-    interval = bootstrap([one.drafts for one in drafted], [one.accepted for one in drafted])
-    return {**counts_of(drafted).as_json(), "output_tokens": tokens, "interval": list(interval)}
 
 
 def closed_loop(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from specc.core.acceptance import Counts
 from specc.core.engines import architecture
 from specc.core.errors import Exit, SpeccError
 
@@ -24,51 +25,6 @@ BATCH: Final = 16
 CHUNK: Final = 2048
 """Most tokens of one step: prompts beyond it are prefilled in several."""
 _COUNTERS: Final = "vllm:spec_decode_num_"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """vLLM's own counters of speculation. `per_position[k]` is how often the draft's token k was accepted."""
-
-    drafts: int = 0
-    draft_tokens: int = 0
-    accepted: int = 0
-    per_position: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, accepted: Sequence[int], steps: int) -> Counts:
-        """Return the counts of drafts of `steps` tokens, given how many were accepted of each."""
-        return cls(
-            drafts=len(accepted),
-            draft_tokens=len(accepted) * steps,
-            accepted=sum(accepted),
-            per_position=tuple(sum(run > place for run in accepted) for place in range(steps)),
-        )
-
-    def minus(self, other: Counts) -> Counts:
-        """Return what came after `other`."""
-        before = other.per_position or (0,) * len(self.per_position)
-        return Counts(
-            drafts=self.drafts - other.drafts,
-            draft_tokens=self.draft_tokens - other.draft_tokens,
-            accepted=self.accepted - other.accepted,
-            per_position=tuple(a - b for a, b in zip(self.per_position, before, strict=True)),
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the counts under the artifact's names, with accepted tokens per draft + 1."""
-        return {
-            "drafts": self.drafts,
-            "draft_tokens": self.draft_tokens,
-            "accepted": self.accepted,
-            "accepted_per_position": list(self.per_position),
-            "mean_acceptance_length": acceptance(self.accepted, self.drafts),
-        }
-
-
-def acceptance(accepted: int, drafts: int) -> float:
-    """Return the mean acceptance length: accepted draft tokens per draft + 1, as vLLM reports it."""
-    return 1 + accepted / drafts if drafts else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
