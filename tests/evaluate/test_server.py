@@ -18,7 +18,7 @@ import pytest
 import drafts
 from small import make_verifier, write_prompts
 from specc.core.cli import main
-from specc.core.prompts import read_source
+from specc.core.measure.prompts import read_source
 from specc.evaluate import render
 
 pytestmark = pytest.mark.engine

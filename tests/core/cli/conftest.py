@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving import small_checkpoint
-from specc.core.served import Served, served_of
+from specc.core.serving.served import Served, served_of
 from specc.core.store import Store
 
 

@@ -12,9 +12,9 @@ import pytest
 from small import write_prompts
 from specc.core.cli.load import table
 from specc.core.errors import SpeccError
-from specc.core.guard import descendants
-from specc.core.load import drive, talks, texts
-from specc.core.served import Served
+from specc.core.execute.guard import descendants
+from specc.core.measure.load import drive, talks, texts
+from specc.core.serving.served import Served
 
 
 def test_prompts_are_the_first_turns_of_users(tmp_path: Path) -> None:

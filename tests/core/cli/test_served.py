@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from serving import PROMPTS
-from specc.core.guard import descendants
-from specc.core.served import Served
-from specc.core.server import Server, Speculation
+from specc.core.execute.guard import descendants
+from specc.core.serving.served import Served
+from specc.core.serving.server import Server, Speculation
 
 pytestmark = pytest.mark.engine
 

@@ -1,6 +1,6 @@
 """What a speculator is worth: acceptance, losslessness and speed in vLLM, and the same acceptance replayed."""
 
-from specc.core.prompts import Prompt, read_prompts
+from specc.core.measure.prompts import Prompt, read_prompts
 from specc.evaluate.lossless import Difference, first_difference, ulp
 from specc.evaluate.prompts import render
 

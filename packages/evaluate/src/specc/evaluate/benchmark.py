@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
-from specc.core.acceptance import Drafted, counts_of, measured
-from specc.core.advice import advice
 from specc.core.engines import BLOCK, cache_blocks
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
-from specc.core.intervals import paired
+from specc.core.measure.acceptance import Drafted, counts_of, measured
+from specc.core.measure.advice import advice
+from specc.core.measure.intervals import paired
 from specc.core.stage import Stage
 from specc.evaluate.engine import counters, engine
 from specc.evaluate.evaluation import room, runtime_of, trained_speculator

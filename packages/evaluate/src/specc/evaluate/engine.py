@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from specc.core.acceptance import Counts
 from specc.core.engines import architecture
 from specc.core.errors import Exit, SpeccError
+from specc.core.measure.acceptance import Counts
 
 BATCH: Final = 16
 """Sequences decoded at once. Fixed, since greedy output in bf16 depends on it, and so does the speed-up."""

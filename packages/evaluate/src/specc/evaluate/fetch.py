@@ -8,7 +8,7 @@ from typing import Any
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import sha256_file
-from specc.core.prompts import name_of
+from specc.core.measure.prompts import name_of
 from specc.core.stage import Stage
 
 

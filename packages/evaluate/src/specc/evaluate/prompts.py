@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from specc.core.errors import SpeccError
-from specc.core.prompts import Prompt, read_prompts
+from specc.core.measure.prompts import Prompt, read_prompts
 from specc.core.stage import Stage
 
 

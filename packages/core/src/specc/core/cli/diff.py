@@ -13,8 +13,8 @@ from specc.core.compiler import MANY, show
 from specc.core.diff import Comparison, Difference, Rebuilt, compare, sides
 from specc.core.errors import Exit, SpeccError
 from specc.core.language.words import listed
+from specc.core.measure.results import Measured, Result, read_result, side_by_side
 from specc.core.plan import total
-from specc.core.results import Measured, Result, read_result, side_by_side
 
 FORMATS: Final = ("text", "markdown", "json")
 WIDEST: Final = 48

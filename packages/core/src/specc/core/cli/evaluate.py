@@ -1,4 +1,4 @@
-"""`specc evaluate`: a spec's benchmark, that of a checkpoint in the store, or that of a server elsewhere."""
+"""`specc evaluate`: a spec's benchmark, that of a checkpoint in the store, that of a server elsewhere, or a load."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from typing import Any, Final
 
 import click
 
+from specc.core.cli.load import load as load_servers
 from specc.core.cli.measured import tables
 from specc.core.cli.options import ONLY, PROFILE, as_json, print_json, words
+from specc.core.cli.serve import ENVIRONMENT
 from specc.core.cli.target import is_spec
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, sha256_file, write_atomic
+from specc.core.measure.load import PROFILES, STREAMS
+from specc.core.serving.server import START
 from specc.core.store.manifests import SHORT
 
 MAX_TOKENS: Final = 128
 REPEATS: Final = 3
 THREADS: Final = 4
 TIMEOUT: Final = 300.0
+SECONDS: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +60,26 @@ class Asked:
 @click.option("--prompts", multiple=True, type=click.Path(path_type=Path), help="A file of prompts; may be repeated.")
 @click.option("--temperature", multiple=True, type=click.FloatRange(0, 2), help="Repeatable.  [default: 0]")
 @click.option("--tokens", multiple=True, type=click.IntRange(1), help="Speculative tokens; repeatable.")
-@click.option("--batch-size", multiple=True, type=click.IntRange(1, 1024), help="Repeatable.  [default: 1 and 16]")
+@click.option(
+    "--batch-size",
+    multiple=True,
+    type=click.IntRange(1, 1024),
+    help="Repeatable.  [default: 1 and 16; of a load 1, 4 and 16]",
+)
 @click.option("--max-tokens", type=click.IntRange(1), help=f"Of an answer.  [default: {MAX_TOKENS}]")
 @click.option("--repeats", type=click.IntRange(2, 100), help=f"Timed pairs of runs.  [default: {REPEATS}]")
 @click.option("--threads", type=click.IntRange(1, 1024), help=f"Of each engine, of an ID.  [default: {THREADS}]")
 @click.option("--url", help="A server that speculates, up to and with `/v1`, in place of ID or SPEC.")
 @click.option("--plain-url", help="A server of the verifier alone, to compare with.")
-@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="The file for what a server did.")
-@click.option("--timeout", type=click.FloatRange(0.001), help=f"Seconds of a server's answer.  [default: {TIMEOUT:g}]")
+@click.option("--load", type=click.Choice(PROFILES), help="Drive servers of ours with GuideLLM in this manner.")
+@click.option("--seconds", type=click.IntRange(1), help=f"Of each step of a load.  [default: {SECONDS}]")
+@ENVIRONMENT
+@click.option("--to", type=click.Path(path_type=Path), help="The file for what a server did, or a load's directory.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.001),
+    help=f"Seconds of a server's answer, or of a load's servers to start.  [default: {TIMEOUT:g}]",
+)
 @click.option("--locked", is_flag=True, help="Of a SPEC: fail when its lock is stale; write no lock.")
 @PROFILE
 @ONLY
@@ -78,6 +95,9 @@ def command(  # noqa: PLR0917 - click passes by name
     threads: int | None,
     url: str | None,
     plain_url: str | None,
+    load: str | None,
+    seconds: int | None,
+    variables: dict[str, str],
     to: Path | None,
     timeout: float | None,
     locked: bool,
@@ -88,16 +108,28 @@ def command(  # noqa: PLR0917 - click passes by name
     """Measure how many tokens are accepted and what that gains, in every combination of what is asked for.
 
     Of a SPEC, what its `evaluate.grid` says; of the ID of a checkpoint, and of a server at `--url`, what the options
-    say. The results of the first two are artifacts; that of a server is a file.
+    say. The results of the first two are artifacts; that of a server is a file. With `--load` GuideLLM drives servers
+    of ours, with the speculator and without it, and its reports are kept in a directory.
     """
     asked = Asked(prompts=prompts, temperature=temperature, tokens=tokens, batch_size=batch_size,
                   max_tokens=max_tokens, repeats=repeats, threads=threads)  # fmt: skip
     server = {"--plain-url": plain_url, "--to": to, "--timeout": timeout}
     of_spec = {"--locked": locked, "--profile": profile, "--only": only}
+    of_load = {"--seconds": seconds, "--env": variables}
     if (target is None) == (url is None):
         raise SpeccError("one thing is measured: an ID, a SPEC or the server at `--url`", code=Exit.USAGE,
                          hint="`specc evaluate SPEC`, or `specc evaluate --url http://127.0.0.1:8000/v1 --prompts FILE"
                          " --to FILE`")  # fmt: skip
+    if load is not None:
+        if target is None:
+            raise SpeccError("a load is for servers of ours: of an ID or a SPEC", hint="name one in place of `--url`",
+                             code=Exit.USAGE)  # fmt: skip
+        unfit = [name for name in asked.given if name not in ("--prompts", "--max-tokens", "--batch-size")]
+        _refuse("a load", [*_given({"--plain-url": plain_url, "--locked": locked, "--profile": profile}), *unfit])
+        return load_servers(target, profile=load, to=to, seconds=seconds or SECONDS, streams=batch_size or STREAMS,
+                            variables=variables, timeout=timeout or START, prompts=prompts, max_tokens=max_tokens,
+                            only=only, json=json)  # fmt: skip
+    _refuse("a measurement without `--load`", _given(of_load))
     if url is not None:
         _refuse("a server", [*_given(of_spec), *(name for name in asked.given if name in ("--tokens", "--threads"))])
         return _of_server(url, plain_url, asked, to, timeout or TIMEOUT, json=json)
@@ -195,8 +227,8 @@ def _of_checkpoint(target: str, asked: Asked, *, json: bool) -> int:
 
 def _of_server(url: str, plain_url: str | None, asked: Asked, to: Path | None, timeout: float, *, json: bool) -> int:
     """Measure a server, and write what it did into a file."""
-    from specc.core.endpoint import drive
-    from specc.core.prompts import read_source
+    from specc.core.measure.endpoint import drive
+    from specc.core.measure.prompts import read_source
 
     if to is None:
         raise SpeccError("what a server does is no artifact, and needs a file", hint="add `--to server.json`",

@@ -13,7 +13,7 @@ from specc.core.cli.target import checkpoint_of
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import entries
-from specc.core.publish import export
+from specc.core.publishing.directory import export
 from specc.core.store import Store
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -86,7 +86,7 @@ def exported(store: Store, checkpoint: Manifest, to: Path, how: How) -> Manifest
 
     def finish(folder: Path) -> None:
         if key is not None:
-            from specc.core.signature import sign
+            from specc.core.publishing.signature import sign
 
             sign(folder, key, certificate=certificate, chain=chain)
 

@@ -13,7 +13,7 @@ from specc.core.cli.options import ONLY, as_json, print_json, words
 from specc.core.cli.target import checkpoint_of
 from specc.core.errors import Exit
 from specc.core.execute import terminable
-from specc.core.push import push
+from specc.core.publishing.push import push
 
 
 @click.command("push", short_help="a checkpoint to a model hub")

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from specc.core.intervals import RESAMPLES, SEED, STUDENT, bootstrap, paired
+from specc.core.measure.intervals import RESAMPLES, SEED, STUDENT, bootstrap, paired
 
 
 def test_the_bootstrap_is_that_of_a_plain_loop() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Final
 
-from specc.core.intervals import bootstrap
+from specc.core.measure.intervals import bootstrap
+
+LINE: Final = re.compile(r"^vllm:spec_decode_num_(\w+?)_total(?:\{(.*)\})?\s+(\S+)")
+POSITION: Final = re.compile(r'(?:^|,)position="(\d+)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,27 @@ class Counts:
             "accepted_per_position": list(self.per_position),
             "mean_acceptance_length": acceptance(self.accepted, self.drafts),
         }
+
+
+def counted(text: str) -> Counts | None:
+    """Return the counters in a page of Prometheus' text format, None if it has none of speculation."""
+    sums: dict[str, int] = {}
+    places: dict[int, int] = {}
+    for found in map(LINE.match, text.splitlines()):
+        if found is None:
+            continue
+        name, labels, value = found[1], found[2] or "", int(float(found[3]))
+        sums[name] = sums.get(name, 0) + value
+        if name == "accepted_tokens_per_pos" and (place := POSITION.search(labels)) is not None:
+            places[int(place[1])] = places.get(int(place[1]), 0) + value
+    if "drafts" not in sums:
+        return None
+    return Counts(
+        drafts=sums["drafts"],
+        draft_tokens=sums.get("draft_tokens", 0),
+        accepted=sums.get("accepted_tokens", 0),
+        per_position=tuple(places[place] for place in sorted(places)),
+    )
 
 
 def acceptance(accepted: int, drafts: int) -> float:

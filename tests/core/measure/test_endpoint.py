@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from specc.core.acceptance import Counts
 from specc.core.cli import main
-from specc.core.endpoint import counters, drive
 from specc.core.errors import Position, SpeccError
-from specc.core.prompts import Prompt
+from specc.core.measure.acceptance import Counts
+from specc.core.measure.endpoint import counters, drive
+from specc.core.measure.prompts import Prompt
 
 PAGE = """# HELP vllm:spec_decode_num_drafts_total Number of drafts.
 # TYPE vllm:spec_decode_num_drafts_total counter

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 import urllib.error
 import urllib.request
@@ -19,16 +18,14 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any, Final
 
-from specc.core.acceptance import Counts, Drafted, measured
-from specc.core.advice import advice
 from specc.core.errors import Exit, SpeccError
-from specc.core.intervals import paired
-from specc.core.prompts import Prompt
+from specc.core.measure.acceptance import Counts, Drafted, counted, measured
+from specc.core.measure.advice import advice
+from specc.core.measure.intervals import paired
+from specc.core.measure.prompts import Prompt
 
 SMALL: Final = 64 << 20
 """Bytes of an answer at most."""
-LINE: Final = re.compile(r"^vllm:spec_decode_num_(\w+?)_total(?:\{(.*)\})?\s+(\S+)")
-POSITION: Final = re.compile(r'(?:^|,)position="(\d+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ class Server:
             raise SpeccError("the server's `/metrics` cannot be read, and it alone says what was accepted",
                              where=root.url, note=error.message, hint="start vLLM without `--disable-log-stats`",
                              code=Exit.STAGE) from error  # fmt: skip
-        found = counters(text)
+        found = counted(text)
         if found is None:
             raise SpeccError("the server speculates nothing: its `/metrics` has no `vllm:spec_decode_num_drafts_total`",
                              where=root.url, hint="serve the speculator: `specc serve SPEC` has the command; a server"
@@ -119,27 +116,6 @@ def _status(error: urllib.error.HTTPError, address: str) -> SpeccError:
     hint = {401: "set `OPENAI_API_KEY`", 403: "set `OPENAI_API_KEY`", 404: "give the address up to and with `/v1`"}
     return SpeccError(f"`{address}` answered {error.code}", note=note,
                       hint=hint.get(error.code, "the server's own log says why"), code=Exit.STAGE)  # fmt: skip
-
-
-def counters(text: str) -> Counts | None:
-    """Return the counters in a page of Prometheus' text format, None if it has none of speculation."""
-    sums: dict[str, int] = {}
-    places: dict[int, int] = {}
-    for found in map(LINE.match, text.splitlines()):
-        if found is None:
-            continue
-        name, labels, value = found[1], found[2] or "", int(float(found[3]))
-        sums[name] = sums.get(name, 0) + value
-        if name == "accepted_tokens_per_pos" and (place := POSITION.search(labels)) is not None:
-            places[int(place[1])] = places.get(int(place[1]), 0) + value
-    if "drafts" not in sums:
-        return None
-    return Counts(
-        drafts=sums["drafts"],
-        draft_tokens=sums.get("draft_tokens", 0),
-        accepted=sums.get("accepted_tokens", 0),
-        per_position=tuple(places[place] for place in sorted(places)),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

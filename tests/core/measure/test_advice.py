@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from specc.core.advice import advice
+from specc.core.measure.advice import advice
 
 
 def cell(tokens: int, speedup: float, reach: float = 0.02, *, batch: int = 1, heat: float = 0.0) -> dict[str, Any]:
