@@ -58,7 +58,7 @@ def one_layer() -> sources.Written:
 def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Serve all of them in one process: starting vLLM is dear."""
     folder = tmp_path_factory.mktemp("serving")
-    verifier = drafts.calm(make_verifier(folder / "verifier", layers=6, dtype="float32"))
+    verifier = drafts.calm(make_verifier(folder / "verifier", layers=8, dtype="float32"))
     config = drafts.verifier_config(verifier)
     job: dict[str, Any] = {"verifier": str(verifier), "config": config, "drafts": []}
     for layout in LAYOUTS:

@@ -27,6 +27,7 @@ def config_json(row: Layout, params: Tree) -> dict[str, Any]:
     if row.speculators:
         return speculator_config({**params, "verifier": {**params["verifier"], "config": decoder}})
     plain = decoder_config({**draft, "decoder": "llama", "sliding_window": None}, decoder)
+    del plain["layer_types"]  # vLLM counts the draft's layers on from the verifier's, and would look behind the list
     return {**plain, "dtype": params["export"]["dtype"]}
 
 
