@@ -17,8 +17,9 @@ import pytest
 
 from serving import PROMPTS
 from specc.core.execute.guard import descendants
+from specc.core.measure.acceptance import Counts
 from specc.core.serving.served import Served
-from specc.core.serving.server import Server, Speculation
+from specc.core.serving.server import Server
 
 pytestmark = pytest.mark.engine
 
@@ -32,7 +33,7 @@ class Running:
     process: subprocess.Popen[str]
     said: dict[str, Any]
 
-    def speculation(self) -> Speculation:
+    def speculation(self) -> Counts:
         url = self.said["url"].removesuffix("/v1")
         return Server(name="", url=url, log=Path(self.said["log"]), process=self.process).speculation()
 
@@ -103,7 +104,7 @@ def test_greedy_text_is_the_same_with_and_without_the_speculator_and_drafts_are_
     assert counts.drafts > 0
     assert counts.accepted == sum(counts.per_position) > 0
     assert counts.draft_tokens == 3 * counts.drafts
-    assert plain.speculation() == Speculation(drafts=0, draft_tokens=0, accepted=0, per_position=())
+    assert plain.speculation() == Counts(drafts=0, draft_tokens=0, accepted=0, per_position=())
 
 
 def test_what_the_command_says_is_what_runs(servers: tuple[Running, Running]) -> None:

@@ -62,6 +62,7 @@ def closed_loop(
 
     Raises `SpeccError` if what vLLM counts for the requests is not what it counts in all.
     """
+    import torch
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -69,6 +70,7 @@ def closed_loop(
     answers: dict[int, tuple[int, ...]] = {}
     drafted: dict[int, Drafted] = {}
     waiting, active = iter(enumerate(prompts)), 0
+    torch.manual_seed(0)  # a draft's own tokens are sampled from the global stream, whatever the requests' seeds are
     started = monotonic()
     while len(answers) < len(prompts):
         while active < batch and (item := next(waiting, None)) is not None:
