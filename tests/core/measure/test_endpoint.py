@@ -18,8 +18,8 @@ import pytest
 
 from specc.core.cli import main
 from specc.core.errors import Position, SpeccError
-from specc.core.measure.acceptance import Counts
-from specc.core.measure.endpoint import counters, drive
+from specc.core.measure.acceptance import Counts, counted
+from specc.core.measure.endpoint import drive
 from specc.core.measure.prompts import Prompt
 
 PAGE = """# HELP vllm:spec_decode_num_drafts_total Number of drafts.
@@ -195,8 +195,8 @@ def test_the_key_goes_to_the_server_and_into_no_output(
 def test_counters_of_several_engines_are_summed() -> None:
     page = PAGE.format(drafts=3, tokens=6, accepted=2)
     two = page + page.replace('engine="0"', 'engine="1"')
-    assert counters(two) == Counts(drafts=6, draft_tokens=12, accepted=4, per_position=(4, 0))
-    assert counters("vllm:num_requests 3\n") is None
+    assert counted(two) == Counts(drafts=6, draft_tokens=12, accepted=4, per_position=(4, 0))
+    assert counted("vllm:num_requests 3\n") is None
 
 
 @pytest.mark.parametrize(
