@@ -17,6 +17,7 @@ from specc.core.language.rules import unpinned
 from specc.core.lock import Lock, Locked, Locks, MachineClass, Moved, machine_class
 from specc.core.plan import Estimate, Estimator, Plan, lower, runtime_of
 from specc.core.resolve import ResolvedSpec, Resolver, restore
+from specc.core.resolve.data import unpinned_data
 from specc.core.store import Store
 
 Trust = Literal["update", "locked", "frozen"]
@@ -188,9 +189,10 @@ def compile_builds(
         # A build that is new in the matrix takes what it shares with the others from the lock of one of them.
         lock = before.get(checked.build) or before[_nearest(checked.build, before)] if before else None
         if trust == "locked" and lock:  # which asks no hub
-            section = checked.spec.verifier.model_dump()
-            if (error := unpinned(checked.document, section, lock.locked.values["verifier"])) is not None:
-                errors.append(error)
+            values, pinned = checked.spec.values(), lock.locked.values
+            error = unpinned(checked.document, values["verifier"], pinned["verifier"])
+            if found := [*([error] if error else []), *unpinned_data(values, pinned, checked.document)]:
+                errors += found
                 continue
         try:
             resolved = resolver.resolve(checked, locked=lock.locked if lock else None, upgrade=upgrade)

@@ -76,13 +76,21 @@ def provenance(params: Tree, files: Iterable[FileEntry]) -> dict[str, Any]:
     }
 
 
+def _files(source: Mapping[str, Any]) -> dict[str, str]:
+    """Return the files of a source with their sha256; those of a data set begin with its id."""
+    if "files" not in source:
+        name = source.get("file") or source.get("url")
+        return {name: source["sha256"]} if name else {}
+    prefix = "" if "file" in source else f"{source['dataset']}/"
+    return {f"{prefix}{name}": digest for name, digest in source["files"].items()}
+
+
 def materials(params: Tree) -> list[dict[str, Any]]:
     """Return every file from outside that the checkpoint was made of, sorted by name."""
     plain = portable({key: params[key] for key in ("verifier", "draft", "data")})
     found = {f"verifier/{name}": digest for name, digest in plain["verifier"]["files"].items()}
     for source in [*plain["data"]["sources"], *plain["data"]["validation"]["sources"]]:
-        if "file" in source:
-            found[f"data/{source['file']}"] = source["sha256"]
+        found |= {f"data/{name}": digest for name, digest in _files(source).items()}
     for name, digest in ((plain["draft"].get("init") or {}).get("files") or {}).items():
         found[f"init/{name}"] = digest
     return [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(found.items())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from specc.core.contracts import Input, Manifest, StageJob
 from specc.core.errors import Exit, SpeccError
@@ -15,6 +15,9 @@ from specc.core.execute.reporter import Reporter
 from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, lineage
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
+
+FETCHED: Final = {"verifier": "the verifier", "conversations": "the data set"}
+"""What a stage fetches from a hub, in words."""
 
 
 def build(
@@ -92,9 +95,9 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
             raise missing_file(name, values)
     if "hub" in stage.row.context and offline():
         raise SpeccError(
-            f"the verifier `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
+            f"{FETCHED[stage.name]} `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
             " `HF_HUB_OFFLINE`) forbids to fetch it",
-            hint="build its stage once where there is a network: `specc build --stage verifier`",
+            hint=f"build its stage once where there is a network: `specc build --stage {stage.name}`",
         )
     pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
     here = installed(pins)

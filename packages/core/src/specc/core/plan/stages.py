@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from specc.core.algorithms import algorithm, vocabulary_of
+from specc.core.datafiles import label, local_files
 from specc.core.files import flatten
 
 Values = Mapping[str, Any]
@@ -51,6 +52,11 @@ class StageRow:
 
 RUNTIME: Final[Mapping[str, str]] = {"runtime.threads": "threads", "runtime.train.ranks": "ranks"}
 """Values that reach keys through the numerics class: their paths, and what it calls them."""
+
+_SAID: Final = ("commit", "revision", "config", "split", "path", "preset", "licence")
+"""What of a source says where its files were found: they have their sha256, and that decides the rows."""
+LANGUAGE_MODEL: Final = "py3langid 0.4.0"
+"""Distribution and version of what tells a text's language: its model decides which rows are kept."""
 
 PACKAGES: Final[Mapping[str, str]] = {
     "verifier": "datagen",
@@ -109,12 +115,25 @@ def _verifier(values: Values) -> StageRow:
 
 def _conversations(values: Values) -> StageRow:
     data = values["data"]
+    given = tuple(f"data.{name}" for name in ("filters", "bad_rows") if name in data)
+    params = pick(values, "data.sources", "data.validation", "data.system_prompt", "data.shard_rows", *given)
+    groups = [params["data"]["sources"], params["data"]["validation"]["sources"]]
+    items: list[Any] = [item for group in groups for item in group]
+    for group in groups:
+        group[:] = [{key: value for key, value in item.items() if key not in _SAID} for item in group]
+    told = "languages" in data.get("filters", {})
+    if told:
+        params["data"]["filters"] = {**data["filters"], "language_model": LANGUAGE_MODEL}
+    outside = [label(item) for item in items if "file" not in item]
     return StageRow(
         name="conversations",
         version=1,
-        params=pick(values, "data.sources", "data.validation", "data.system_prompt", "data.shard_rows"),
-        files=tuple(dict.fromkeys(item["file"] for item in [*data["sources"], *data["validation"]["sources"]])),
-    )
+        params=params,
+        files=tuple(dict.fromkeys(name for item in items for name in local_files(item))),
+        facets=("device", "isa", "numpy") if told else (),
+        context={"hub": {"repo": ", ".join(dict.fromkeys(outside)), "commits": [item.get("commit") for item in items]}}
+        if outside else {},
+    )  # fmt: skip
 
 
 def _responses(values: Values) -> StageRow | None:
