@@ -150,6 +150,17 @@ def test_the_list_of_bad_rows_is_bounded(tmp_path: Path) -> None:
     assert notes(events)[-1].endswith(f"lists the first {LISTED}")
 
 
+def test_very_many_bad_rows_stop_the_reading(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpeccError, match=r"^1001 rows of the first 1002 cannot be used\n  p.jsonl:2: (?s:.*)and 991 more$"
+    ):
+        build(tmp_path, [*prompts("a"), *["3"] * 5000])
+    with pytest.raises(
+        SpeccError, match=r"^1201 rows of the first 1202 cannot be used, and `data.bad_rows` allows 1200"
+    ):
+        build(tmp_path, [*prompts("a"), *["3"] * 5000], bad_rows=1200)
+
+
 def test_nothing_asked_nothing_said(tmp_path: Path) -> None:
     _, index, _ = build(tmp_path, prompts("a", "b"))
     assert set(index) == {"rows", "read", "duplicates", "train", "validation", "shards"}  # as it always was

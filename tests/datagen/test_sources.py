@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hub import Hub, serving
+from hub import Hub
 from specc.core.contracts import Failure, StageJob
 from specc.core.language import Document
 from specc.core.plan import ROWS
@@ -92,14 +91,6 @@ for repo, asked in json.load(sys.stdin):
     found.append(list(load_dataset(repo, asked.get("config"), split=split, revision="main", streaming=True)))
 print(json.dumps(found))
 """
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving(Hub()) as found:
-        monkeypatch.setenv("HF_ENDPOINT", found.endpoint)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        yield found
 
 
 def locked(items: list[dict[str, Any]], folder: Path, known: list[Any] | None = None) -> list[dict[str, Any]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hub import Hub, serving
+from hub import Hub
 from specc.core.errors import Position, SpeccError
 from specc.core.files import sha256_file
 from specc.core.language import Document
@@ -18,14 +17,6 @@ from specc.core.resolve.data import pin_data, unpinned_data
 CARD = "---\nconfigs:\n- config_name: main\n  data_files:\n  - {split: train, path: main/train-*}\n  - {split: test," \
     " path: main/test-*}\n- config_name: other\n  data_files: other/*.jsonl\n---\n"  # fmt: skip
 DOCUMENT = Document.parse("data:\n  sources:\n    - {file: a, dataset: b, url: c, preset: d}\n", "s.yaml")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving(Hub()) as found:
-        monkeypatch.setenv("HF_ENDPOINT", found.endpoint)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        yield found
 
 
 def tree(*items: dict[str, Any]) -> dict[str, Any]:

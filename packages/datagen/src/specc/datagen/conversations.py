@@ -30,8 +30,9 @@ REPORT_EVERY: Final = 2000
 
 @dataclass(slots=True)
 class Tally:
-    """Counts over all sources, and the first bad rows."""
+    """Counts over all sources, and the first bad rows; `allowed` is how many there may be, a share if below 1."""
 
+    allowed: float = 0
     read: int = 0
     duplicates: int = 0
     train: int = 0
@@ -41,10 +42,28 @@ class Tally:
     reasons: list[tuple[str, int, str]] = field(default_factory=list[tuple[str, int, str]])
 
     def refuse(self, file: str, number: int, reason: str) -> None:
-        """Count a bad row, and remember it if it is among the first."""
+        """Count a bad row, and remember it if it is among the first.
+
+        Raises `SpeccError` if it is one of very many, and more than there may be: the rest will be no better.
+        """
         self.bad += 1
         if len(self.reasons) < LISTED:
             self.reasons.append((file, number, reason))
+        if self.bad > max(self.allowed, LISTED) and (self.allowed == 0 or self.allowed >= 1):
+            raise self.error("the first ")
+
+    def too_many(self) -> bool:
+        """Tell whether there are more bad rows than there may be, now that all are read."""
+        return self.bad > (self.allowed if self.allowed >= 1 else self.allowed * self.read)
+
+    def error(self, extent: str = "") -> SpeccError:
+        """Return the error that lists the first bad rows of all files together."""
+        shown = "".join(f"\n  {file}:{number}: {reason}" for file, number, reason in self.reasons[:SHOWN])
+        more = f"\n  and {self.bad - SHOWN} more" if self.bad > SHOWN else ""
+        rows = "1 row" if self.bad == 1 else f"{self.bad} rows"
+        limit = self.allowed if 0 < self.allowed < 1 else int(self.allowed)
+        allowed = f", and `data.bad_rows` allows {limit}" if limit else ""
+        return SpeccError(f"{rows} of {extent}{self.read} cannot be used{allowed}{shown}{more}", hint=HINT)
 
 
 class Candidate(NamedTuple):
@@ -65,12 +84,11 @@ def conversations(stage: Stage) -> None:
     to the last source, or to any of a mix, leave earlier shards as they were. Memory holds one shard, a part of a
     table, and 16 bytes of hash for each conversation.
 
-    Bad rows are left out and listed in `bad_rows.jsonl` up to `data.bad_rows`. Raises `SpeccError` after the last row
-    if there are more, listing the first ones of all files together.
+    Bad rows are left out and listed in `bad_rows.jsonl` up to `data.bad_rows`. Raises `SpeccError` if there are more,
+    after the last row or after the first thousand of them, listing the first ones of all files together.
     """
     data = stage.params["data"]
-    allowed: float = data.get("bad_rows", 0)
-    tally, shards, pending = Tally(), list[ShardInfo](), list[Row]()
+    tally, shards, pending = Tally(allowed=data.get("bad_rows", 0)), list[ShardInfo](), list[Row]()
 
     def flush() -> None:
         name = shard_name(len(shards), ".jsonl")
@@ -79,7 +97,7 @@ def conversations(stage: Stage) -> None:
         pending.clear()
 
     for item in _candidates(stage, tally):
-        if tally.bad and not allowed:
+        if tally.bad and not tally.allowed:
             continue  # to find the others
         row = tally.train + tally.validation
         tally.validation += item.validation
@@ -90,8 +108,8 @@ def conversations(stage: Stage) -> None:
         })  # fmt: skip
         if len(pending) == data["shard_rows"]:
             flush()
-    if tally.bad > (allowed if allowed >= 1 else allowed * tally.read):
-        raise _bad_rows(tally, allowed)
+    if tally.too_many():
+        raise tally.error()
     if pending:
         flush()
     if not tally.train:
@@ -122,7 +140,7 @@ def conversations(stage: Stage) -> None:
     }
     if "filters" in data:
         index["removed"] = {name: tally.removed[name] for name in WORDS}
-    if allowed:
+    if tally.allowed:
         index["bad"] = tally.bad
         lines = (json.dumps({"file": file, "line": number, "reason": reason}, ensure_ascii=False, sort_keys=True)
                  for file, number, reason in tally.reasons)  # fmt: skip
@@ -173,7 +191,7 @@ def _candidates(stage: Stage, tally: Tally) -> Iterator[Candidate]:
             before = tally.train + tally.validation
             ended = yield from mixed([stream(source) for source in mix], [source.weight or 0.0 for source in mix])
             count = tally.train + tally.validation - before
-            if not (tally.bad and not stage.params["data"].get("bad_rows", 0)):
+            if tally.allowed or not tally.bad:
                 stage.note(f"`{mix[ended].name}` ran out, and the mix ends there, with {count} rows")
 
 
@@ -218,11 +236,3 @@ def _conversations(
                             tally.removed[filtered] += 1
                 if taken == source.rows:
                     break
-
-
-def _bad_rows(tally: Tally, allowed: float) -> SpeccError:
-    shown = "".join(f"\n  {file}:{number}: {reason}" for file, number, reason in tally.reasons[:SHOWN])
-    more = f"\n  and {tally.bad - SHOWN} more" if tally.bad > SHOWN else ""
-    rows = "1 row" if tally.bad == 1 else f"{tally.bad} rows"
-    limit = f", and `data.bad_rows` allows {allowed if allowed < 1 else int(allowed)}" if allowed else ""
-    return SpeccError(f"{rows} of {tally.read} cannot be used{limit}{shown}{more}", hint=HINT)
