@@ -48,6 +48,13 @@ def test_a_suffix_says_the_format(name: str, expected: Format | None) -> None:
         ("a?[0-9].csv", "ab7.csv", True),
         ("a?[!0-9].csv", "ab7.csv", False),
         ("a.b", "axb", False),
+        ("a[b", "a[b", True),
+        ("a[]-]c", "a]c", True),
+        ("**/train/**", "x/train/y/z", True),
+        ("**/train/**", "train/y", True),
+        ("**/train/**", "xtrain/y", False),
+        ("**/*" * 12 + "b", "a/" * 120 + "a", False),  # and soon
+        ("*" * 300, "a" * 250, True),
     ],
 )
 def test_patterns_of_a_data_set(pattern: str, path: str, expected: bool) -> None:
