@@ -248,3 +248,7 @@ def test_what_the_params_hold(hub: Hub, tmp_path: Path) -> None:
     assert set(item) == {"dataset", "files", "rows"}  # neither branch nor commit: the bytes are named
     assert job.context["hub"]["commits"] == [commit]
     assert job.params["data"]["bad_rows"] == 5
+    (source,) = locked([{"dataset": "org/name", "path": "train.jsonl"}], tmp_path)
+    (item,) = (job := job_of([source], tmp_path)).params["data"]["sources"]
+    assert set(item) == {"dataset", "path", "sha256", "rows"}
+    assert asked(fetched(job, hub, tmp_path)) == ["a"]

@@ -73,6 +73,9 @@ def test_a_split_is_pinned_by_commit_and_hashes_and_asked_for_once(hub: Hub, tmp
     twice = pinned(tmp_path, {**asked, "rows": 5}, {**asked, "rows": 7}, known=[found])
     assert hub.asked == []
     assert [item["rows"] for item in twice] == [5, 7]
+    (alone,) = pinned(tmp_path, {"dataset": "org/name", "path": "other/y.parquet"})
+    assert (alone["sha256"], "files" in alone) == (other["files"]["other/y.parquet"], False)
+    hub.asked.clear()
     pinned(tmp_path, {"dataset": "org/name", "path": "other/x.jsonl"}, {"dataset": "org/name", "path": "other/x.jsonl"})
     assert sum("/api/" in request for request in hub.asked) == 1
 
@@ -132,4 +135,9 @@ def test_what_a_lock_does_not_pin_is_said_without_asking(tmp_path: Path) -> None
     assert unpinned_data(same, lock, DOCUMENT) == []
     other = tree({"dataset": "org/name", "revision": "v2"}, {"dataset": "org/name", "split": "test"},
                  {"preset": "ultrachat"}, {"url": "https://h/a.jsonl"})  # fmt: skip
-    assert [error.id for error in unpinned_data(other, lock, DOCUMENT)] == ["E0311"] * 4
+    found = unpinned_data(other, lock, DOCUMENT)
+    assert [error.id for error in found] == ["E0311"] * 4
+    assert [error.message for error in found] == [
+        "the lock pins no commit of the data set `org/name`", "the lock pins no commit of the data set `org/name`",
+        "the lock pins no commit of the preset `ultrachat`", "the lock pins no sha256 of `https://h/a.jsonl`",
+    ]  # fmt: skip

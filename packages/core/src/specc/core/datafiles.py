@@ -104,7 +104,8 @@ def files_of(item: Item) -> dict[str, str]:
     """Return the files of a locked source with their sha256, in the order in which they are read: sorted by name."""
     if "files" in item:
         return dict(sorted(item["files"].items()))
-    return {str(item["file"] if "file" in item else item["url"]): item.get("sha256", "")}
+    name = next(item[key] for key in ("file", "path", "url") if key in item)
+    return {str(name): item.get("sha256", "")}
 
 
 def local_files(item: Item) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
 from specc.core.algorithms.base import Tree
+from specc.core.datafiles import files_of
 from specc.core.files import FileEntry
 
 PLACES: Final = ("model", "file", "from")
@@ -78,11 +79,8 @@ def provenance(params: Tree, files: Iterable[FileEntry]) -> dict[str, Any]:
 
 def _files(source: Mapping[str, Any]) -> dict[str, str]:
     """Return the files of a source with their sha256; those of a data set begin with its id."""
-    if "files" not in source:
-        name = source.get("file") or source.get("url")
-        return {name: source["sha256"]} if name else {}
-    prefix = "" if "file" in source else f"{source['dataset']}/"
-    return {f"{prefix}{name}": digest for name, digest in source["files"].items()}
+    prefix = f"{source['dataset']}/" if "dataset" in source else ""
+    return {f"{prefix}{name}": digest for name, digest in files_of(source).items()}
 
 
 def materials(params: Tree) -> list[dict[str, Any]]:

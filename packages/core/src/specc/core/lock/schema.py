@@ -48,7 +48,7 @@ class LockedSource(Source):
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["sha256"]}, {"required": ["files"]}]})
 
     sha256: Sha256 | None = None
-    """sha256 of the file, where the source is one; otherwise it has `files`."""
+    """sha256 of the file that the source names; one that means several has `files`."""
     files: Files | None = None
     """sha256 of each file, by its path: relative to the spec, or in the data set."""
     commit: Commit | None = None

@@ -139,7 +139,8 @@ def _conversations(values: Values) -> StageRow:
 
 def _read(item: Values) -> dict[str, Any]:
     """Return what of a source decides its rows: where its files were found does not, they have their sha256."""
-    return {key: value for key, value in item.items() if key not in _FOUND}
+    found = set(_FOUND) - ({"path"} if "files" not in item else set())  # where it names the one file that there is
+    return {key: value for key, value in item.items() if key not in found}
 
 
 def _responses(values: Values) -> StageRow | None:

@@ -23,6 +23,7 @@ from specc.core.resolve.datasets import SPLIT, files_of_split
 PINS: Final = ("commit", "files", "sha256", "split")
 """What a lock adds to a source outside; to a preset also what its name stands for."""
 STANDS_FOR: Final = ("dataset", "config", "columns", "licence")
+_PINNED_BY: Final = {"dataset": "commit of the data set", "preset": "commit of the preset", "url": "sha256 of"}
 
 Digest = Callable[[Path], str]
 
@@ -49,8 +50,8 @@ def unpinned_data(values: Mapping[str, Any], pinned: Mapping[str, Any], document
     """Return an error for each source outside that a spec asks for and a lock does not pin."""
     known = {_asked(item) for _, item in items_of(pinned)}
     return [
-        document.error(f"the lock does not pin `{printable(label(item))}`", (*path, _key(item)), id="E0311",
-                       note="`--locked` was given", hint=f"`specc lock {document.name}` pins it")
+        document.error(f"the lock pins no {_PINNED_BY[_key(item)]} `{printable(label(item))}`", (*path, _key(item)),
+                       id="E0311", note="`--locked` was given", hint=f"`specc lock {document.name}` pins it")
         for path, item in items_of(values)
         if "file" not in item and _asked(item) not in known
     ]  # fmt: skip
@@ -65,7 +66,7 @@ def _pin_local(item: dict[str, Any], base: Path, digest: Digest, known: Iterable
     name = item["file"]
     if places := local_places(name, base):
         hashes = {one: digest(place) for one, place in places.items()}
-        item.update({"sha256": hashes[name]} if list(hashes) == [name] else {"files": hashes})
+        item.update(_pins(hashes, name))
         return places
     for other in known:
         if other.get("file") == name:
@@ -92,8 +93,15 @@ def _pin_remote(item: dict[str, Any], known: Iterable[Item]) -> dict[str, Path]:
     if "path" not in item:
         item.setdefault("split", SPLIT)
     found = hub.dataset(item["dataset"], item.get("revision") or "main")
-    item["commit"], item["files"] = found.commit, hub.pin(found, files_of_split(found, item))
+    hashes = hub.pin(found, files_of_split(found, item))
+    item["commit"] = found.commit
+    item.update(_pins(hashes, item.get("path")))
     return {}
+
+
+def _pins(hashes: dict[str, str], name: str | None) -> dict[str, Any]:
+    """Return what pins files: one that the spec itself names has its sha256, of others each has its own."""
+    return {"sha256": hashes[name]} if name is not None and list(hashes) == [name] else {"files": hashes}
 
 
 def _asked(item: Item) -> tuple[str | None, ...]:
