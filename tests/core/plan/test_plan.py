@@ -61,6 +61,18 @@ ALL = ["verifier", "conversations", "responses", "tokens", "vocabulary", "hidden
        "evaluation"]  # fmt: skip
 
 
+def test_a_grid_is_a_stage_of_its_own_and_moves_no_other_key() -> None:
+    grid = {"temperatures": [0.0], "speculative_tokens": [3], "batch_sizes": [1], "repeats": 3}
+    plain, measured = lower(values(), MACHINE), lower(values(**{"evaluate.grid": grid}), MACHINE)
+    assert {stage.name: stage.recipe for stage in measured.stages if stage.name != "benchmark"} == {
+        stage.name: stage.recipe for stage in plain.stages
+    }
+    named = [{**values()["evaluate"]["prompts"][0], "subset": "mine"}]
+    other = lower(values(**{"evaluate.grid": grid, "evaluate.prompts": named}), MACHINE)
+    moved = [one.name for one, two in zip(measured.stages, other.stages, strict=True) if one.recipe != two.recipe]
+    assert moved == ["benchmark"], "the name of a subset is none of the evaluation's business"
+
+
 def test_a_first_plan_builds_everything_and_a_second_nothing() -> None:
     shelf, plan = Shelf(), lower(values(), MACHINE)
     assert _actions(decide(plan, shelf)) == dict.fromkeys(ALL, "build")

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "env": "a class's engines as requirements, to make the environment again",
     "schema": "the language's JSON Schema, or one field's page",
     "serve": "the command that serves a speculator in vLLM",
+    "evaluate": "acceptance and speed over temperatures, tokens and batch sizes",
     "compile": "what a locked spec needs to be built elsewhere, as files",
 }
 

@@ -16,7 +16,7 @@ from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, 
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
 
-FETCHED: Final = {"verifier": "the verifier", "conversations": "the data set"}
+FETCHED: Final = {"verifier": "the verifier", "conversations": "the data set", "prompts": "the data set"}
 """What a stage fetches from a hub, in words."""
 
 
@@ -69,6 +69,32 @@ def build(
     return done
 
 
+def build_alone(
+    stage: PlannedStage,
+    digests: Mapping[str, str],
+    store: Store,
+    *,
+    name: str,
+    files: Mapping[str, Path],
+    reporter: Reporter,
+    hold: Callable[[str], None],
+) -> Manifest:
+    """Build one stage that is in no plan, if its artifact is not there, and return how it came about.
+
+    `digests` are its inputs' by the stages that made them. Raises `SpeccError` as `build` does.
+    """
+    inputs = {name: Decision(stage=stage, action="hit", key=None, digest=found) for name, found in digests.items()}
+    key = stage.key(digests, {})
+    digest = store.find(stage.name, key)
+    if digest is None:
+        _require(stage, {}, files)
+        plan = Plan(name=name, numerics="", stages=(stage,))
+        decision = Decision(stage=stage, action="build", key=key)
+        digest = _run(plan, decision, inputs, store=store, files=files, reporter=reporter, again=False).digest
+    hold(digest)
+    return store.manifest(digest, key)
+
+
 def _foresee(plan: Plan, wanted: tuple[PlannedStage, ...], store: Store) -> list[Decision]:
     decisions: dict[str, Decision] = {}
     for stage in wanted:
@@ -98,6 +124,13 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
             f"{FETCHED[stage.name]} `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
             " `HF_HUB_OFFLINE`) forbids to fetch it",
             hint=f"build its stage once where there is a network: `specc build --stage {stage.name}`",
+        )
+    device = stage.facets.get("device", "cpu")
+    if stage.row.devices is not None and device not in stage.row.devices:
+        where = f", and does on `{stage.row.devices[0]}`" if stage.row.devices else ""
+        raise SpeccError(
+            f"the stage `{stage.name}` measures speeds in vLLM, which does not run this draft on `{device}`{where}",
+            hint="remove `evaluate.grid`: the evaluation counts what is accepted without vLLM too",
         )
     pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
     here = installed(pins)

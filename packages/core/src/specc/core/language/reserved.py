@@ -14,9 +14,8 @@ _EXACT: Final = "remove it: it changes what is computed, which no test holds to 
 RESERVED: Final[Mapping[str, str]] = {
     # dotted path (`*` for an index of a list), or path=value: what to do instead
     "data.hidden_states": "remove it: hidden states are kept on disk",
-    "evaluate.prompts.*.dataset": _HUB_DATA,
     "evaluate.prompts.*.url": _HUB_DATA,
-    "evaluate.prompts.*.split": _HUB_DATA,
+    "evaluate.prompts.*.split": "name a file of the data set: `path: question.jsonl`",
     **{f"train.deepspeed.{name}": _PRINTS for name in (
         "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger",
         "tensorboard", "wandb", "comet", "csv_monitor", "log_level", "timers", "vocabulary_size",

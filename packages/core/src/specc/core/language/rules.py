@@ -203,7 +203,7 @@ class Rules:
                     f"`{_called(source)}` is both training and validation data", (*path, kinds[0]), id="E0211",
                     note=self._line(first), hint="write `validation: 0.05` to hold out a share of it")  # fmt: skip
         for index, source in enumerate(evaluate["prompts"]):
-            if (first := seen.get(_place(source))) is not None:
+            if "file" in source and (first := seen.get(_place(source))) is not None:
                 yield self.document.error(
                     f"`{printable(source['file'])}` is both training data and the evaluation's prompts",
                     ("evaluate", "prompts", index, "file"), id="E0210", note=self._line(first),
@@ -275,6 +275,54 @@ class Rules:
                                   hint=f"use `lossless_prompts: {sum(rows)}`, or take more rows")  # fmt: skip
         if (asked := self.values["export"]["speculative_tokens"]) is not None:
             yield from self._measured(asked)
+        if evaluate is not None:
+            yield from self._prompts(evaluate["prompts"])
+            yield from self._grid(evaluate.get("grid"))
+
+    def _prompts(self, sources: list[dict[str, Any]]) -> Iterator[SpeccError]:
+        """Rules on where prompts come from."""
+        for index, source in enumerate(sources):
+            path: KeyPath = ("evaluate", "prompts", index)
+            alone = next((name for name in ("path", "revision") if name in source and "dataset" not in source), None)
+            if ("file" in source) == ("dataset" in source):
+                both = "both `file` and `dataset`" if "file" in source else "neither `file` nor `dataset`"
+                yield self.document.error(f"a source of prompts has {both}", path, id="E0235",
+                                          hint="write `file: prompts/held-out.jsonl`, or `dataset: org/name` with"
+                                          " `path: question.jsonl`")  # fmt: skip
+            elif "dataset" in source and "path" not in source:
+                yield self.document.error(f"none of the data set's files is named: `{source['dataset']}`",
+                                          (*path, "dataset"), id="E0235",
+                                          hint="add `path: question.jsonl`")  # fmt: skip
+            elif alone is not None:
+                yield self.document.error(f"`{alone}` is of a data set, and this source is a file", (*path, alone),
+                                          id="E0235", hint="remove it")  # fmt: skip
+            elif "path" in source and not _is_inside(source["path"]):
+                yield self.document.error(f"`{printable(source['path'])}` is not the path of a file in a data set",
+                                          (*path, "path"), id="E0235", hint="name it as its page does")  # fmt: skip
+
+    def _grid(self, grid: Values | None) -> Iterator[SpeccError]:
+        """Rules on what a benchmark measures."""
+        if grid is None:
+            return
+        most = self.algorithm.max_speculative_tokens(self.draft)
+        for name in ("temperatures", "speculative_tokens", "batch_sizes"):
+            seen: list[float] = []
+            for index, value in enumerate(grid[name] or ()):
+                path: KeyPath = ("evaluate", "grid", name, index)
+                if value in seen:
+                    yield self.document.error(f"`{value}` is listed twice in `evaluate.grid.{name}`", path, id="E0236",
+                                              hint="remove one of the two")  # fmt: skip
+                seen.append(value)
+                if name != "speculative_tokens":
+                    continue
+                if value > most:
+                    yield self.document.error(f"this draft can be asked for at most {most} tokens, and the grid has"
+                                              f" {value}", path, id="E0237",
+                                              hint=f"use {most} or fewer, or train for more steps")  # fmt: skip
+                elif value >= self.values["evaluate"]["max_tokens"]:
+                    yield self.document.error(f"`evaluate.max_tokens` is {self.values['evaluate']['max_tokens']}, too"
+                                              f" few for a draft of {value} tokens", path, id="E0230",
+                                              hint="use `max_tokens: 128`")  # fmt: skip
 
     def _measured(self, tokens: int) -> Iterator[SpeccError]:
         """Rules on what an evaluation can find for a number of speculative tokens."""
@@ -370,6 +418,11 @@ def _place(source: Values) -> object:
 
 def _called(source: Values) -> str:
     return printable(posixpath.normpath(source["file"]) if "file" in source else label(source))
+
+
+def _is_inside(path: str) -> bool:
+    """Tell whether a path names a file below the folder that it is relative to."""
+    return not path.startswith("/") and not {"", ".", ".."} & set(path.split("/"))
 
 
 def _can_be_met(comparison: str, least: float, most: float) -> bool:
@@ -476,7 +529,8 @@ def named_places(data: Values) -> Iterator[tuple[KeyPath, str]]:
     for place in (("data", "sources"), ("data", "validation"), ("evaluate", "prompts")):
         items = _get(data, place)
         for index in range(len(items) if isinstance(items, list) else 0):
-            yield (*place, index, "file"), "file"
+            if _get(items, (index, "dataset")) is None:
+                yield (*place, index, "file"), "file"
 
 
 def _get(data: Any, path: KeyPath) -> Any:

@@ -62,6 +62,8 @@ class LockedPrompts(Prompts):
 
     sha256: Sha256
     """sha256 of the file."""
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    """Commit of the data set; absent for a file beside the spec."""
 
 
 class LockedValidation(Validation):

@@ -216,14 +216,17 @@ def _said(line: bytes) -> tuple[int, int, int]:
     if not isinstance(row, dict):
         return 1, len(line), 0
     fields: dict[str, Any] = row
+    asking: Any = fields.get("turns")
+    if isinstance(asking, list) and asking:  # prompts as MT-Bench has them
+        return 1, _letters(asking[0]), 0
     spoken: Any = next((fields[name] for name in _SPOKEN if isinstance(fields.get(name), list)), None)
     if spoken is None:
         answered = sum(_letters(fields.get(name)) for name in _ANSWERS)
         return 1, sum(map(_letters, fields.values())) - answered, answered
     turns: list[dict[str, Any]] = [turn for turn in spoken if isinstance(turn, dict)]
-    asking = [turn for turn in turns if turn.get("role", turn.get("from")) in _ASKING]
-    asked, every = (sum(_letters(turn.get("content", turn.get("value"))) for turn in some) for some in (asking, turns))
-    return max(1, sum(turn.get("role", turn.get("from")) != "system" for turn in asking)), asked, every - asked
+    theirs = [turn for turn in turns if turn.get("role", turn.get("from")) in _ASKING]
+    asked, every = (sum(_letters(turn.get("content", turn.get("value"))) for turn in some) for some in (theirs, turns))
+    return max(1, sum(turn.get("role", turn.get("from")) != "system" for turn in theirs)), asked, every - asked
 
 
 def _letters(value: object) -> int:

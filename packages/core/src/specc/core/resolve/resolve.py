@@ -19,7 +19,7 @@ from specc.core.language.models import LONGEST_SEQUENCE
 from specc.core.lock import Locked
 from specc.core.references import placed
 from specc.core.resolve.data import pin_data, places_of
-from specc.core.resolve.kept import ABSENT, LENGTH, WHOLE, Earlier, get, put, spec_of, stated
+from specc.core.resolve.kept import ABSENT, ASKED, GRID, LENGTH, WHOLE, Earlier, get, put, spec_of, stated
 from specc.core.resolve.sources import locate
 from specc.core.resolve.verifier import FACTS, Verifier, find
 
@@ -164,8 +164,11 @@ def written_values(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
 def _derived(tree: Mapping[str, Any]) -> dict[str, Derived]:
     config = tree["verifier"]["config"]
     length, row = min(LONGEST_SEQUENCE, config["max_position_embeddings"]), algorithm(tree["draft"]["algorithm"])
+    own = row.derive(tree["draft"], config)
+    grid, asked = (tree.get("evaluate") or {}).get("grid"), get(tree, ASKED) or own[ASKED].value
     return {
-        **row.derive(tree["draft"], config),
+        **own,
+        **({} if grid is None else {GRID: Derived([asked], f"derived from {ASKED}")}),
         WHOLE: Derived(dict(row.loss), f"default of {row.title} (language v{LANGUAGE})"),
         LENGTH: Derived(length, "derived from verifier.config.max_position_embeddings"),
     }
