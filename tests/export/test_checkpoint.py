@@ -15,6 +15,7 @@ from specc.core.contracts import Failure
 from specc.core.errors import SpeccError
 from specc.core.files import entries, sha256_file, tensor_headers
 from specc.export import read_speculator
+from specc.export.provenance import materials
 
 pytestmark = pytest.mark.engine
 
@@ -99,12 +100,26 @@ def test_the_card_names_a_hub_verifier_by_its_revision(verifier: Path, tmp_path:
     assert config["speculators_config"]["verifier"]["name_or_path"] == "org/model-1b"
 
 
+def test_materials_are_the_files_of_every_kind_of_source() -> None:
+    sources = [
+        {"file": "/home/me/a.jsonl", "sha256": "1"},
+        {"file": "d", "files": {"d/a.csv": "2", "d/b.csv": "3"}},
+        {"dataset": "org/name", "files": {"train.parquet": "4"}, "commit": "c", "licence": "mit"},
+    ]
+    held = [{"url": "https://example.org/rows.jsonl", "sha256": "5"}]
+    params = {"verifier": {"files": {}}, "draft": {}, "data": {"sources": sources, "validation": {"sources": held}}}
+    assert {item["name"]: item["digest"]["sha256"] for item in materials(params)} == {
+        "data/a.jsonl": "1", "data/d/a.csv": "2", "data/d/b.csv": "3", "data/org/name/train.parquet": "4",
+        "data/https://example.org/rows.jsonl": "5",
+    }  # fmt: skip
+
+
 def test_provenance_names_every_file_that_went_in_and_came_out(checkpoint: Path) -> None:
     statement = json.loads((checkpoint / "provenance.json").read_text())
     subjects = {item["name"]: item["digest"]["sha256"] for item in statement["subject"]}
     assert subjects == {name: sha256_file(checkpoint / name) for name in FILES if name != "provenance.json"}
-    materials = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-    assert [item["name"] for item in materials] == [
+    named = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert [item["name"] for item in named] == [
         "data/prompts/train.jsonl",
         "verifier/config.json",
         "verifier/model.safetensors",

@@ -132,7 +132,7 @@ def test_written_covers_every_field_of_the_everything_spec() -> None:
 def test_files_are_asked_for_only_on_demand() -> None:
     path = SPECS / "bad" / "missing-file.yaml"
     assert check(path)[0].spec.name == "my-speculator"
-    assert errors_of(path).render().count("error:") == 2
+    assert errors_of(path).render().count("error:") == 3
 
 
 def test_the_quickstart_is_good_and_is_the_language_page_s(root: Path) -> None:

@@ -35,7 +35,7 @@ LENGTH = "LONGEST_SEQUENCE: Final = 2048\n"
 LOSS = '    loss={"kl": 1.0},\n'
 OPTIMIZER = "] = AdamW()\n"
 SHUFFLE = "    shuffle: bool = True\n"
-ROWS = '    """Number of rows to take from the start of the file. Default: all."""\n'
+ROWS = '    """Number of rows to take from the start. Default: all."""\n'
 NEW = '    patience: int = 7\n    """A key that only one of two releases has."""\n'
 
 

@@ -398,3 +398,32 @@ def test_every_stage_has_a_declared_rate() -> None:
     assert set(BYTES).isdisjoint(START)
     assert {*BYTES, *START} == set(ROWS)
     assert set(START) == set(SHARE) == set(COSTS)
+
+
+def sized(tmp_path: Path, count: int, name: str) -> Path:
+    path = tmp_path / name
+    path.write_text("".join(json.dumps({"prompt": "x" * 96}) + "\n" for _ in range(count)))
+    return path
+
+
+def test_rows_of_folders_and_mixes_are_counted_and_those_of_others_are_not_known(tmp_path: Path) -> None:
+    files = {"d/a.jsonl": sized(tmp_path, 30, "a.jsonl"), "d/b.txt": sized(tmp_path, 10, "b.txt"),
+             "c.jsonl": sized(tmp_path, 200, "c.jsonl"), "e.jsonl.gz": sized(tmp_path, 5, "e.jsonl.gz")}  # fmt: skip
+
+    def rows(*sources: dict[str, Any]) -> tuple[float, bool]:
+        data = {"sources": list(sources), "validation": {"share": 0.0, "sources": []}, "sequence_length": 512,
+                "responses": {"from": "verifier", "max_tokens": 64}}  # fmt: skip
+        found = count({"data": data}, files, {}, look_into)
+        return round(found.rows, 3), found.complete
+
+    folder: dict[str, Any] = {"file": "d", "files": {"d/a.jsonl": "1", "d/b.txt": "2"}}
+    whole: dict[str, Any] = {"file": "c.jsonl", "sha256": "3"}
+    outside: dict[str, Any] = {"dataset": "org/name", "files": {"x.parquet": "4"}}
+    assert rows(folder) == (40, True)
+    assert rows({**folder, "rows": 12}) == (12, True)
+    assert rows(folder, whole) == (240, True)
+    assert rows(folder, outside) == (40, False)
+    assert rows(folder, {**outside, "rows": 7}) == (47, True)
+    assert rows({"file": "e.jsonl.gz", "sha256": "5"}) == (0, False)
+    assert rows({**folder, "weight": 1.0}, {**whole, "weight": 3.0}) == (160, True)  # the folder ends it
+    assert rows({**folder, "weight": 1.0}, {**outside, "weight": 3.0}) == (0, False)

@@ -13,10 +13,11 @@ from specc.core.errors import SpeccError
 from specc.core.execute import machine_name
 from specc.core.language import Document, check, in_order, matrix
 from specc.core.language.profile import Profile, read_profile
-from specc.core.language.rules import unpinned, unpinned_prompts
+from specc.core.language.rules import unpinned
 from specc.core.lock import Lock, Locked, Locks, MachineClass, Moved, machine_class
 from specc.core.plan import Estimate, Estimator, Plan, lower, runtime_of
 from specc.core.resolve import ResolvedSpec, Resolver, restore
+from specc.core.resolve.data import unpinned_data
 from specc.core.store import Store
 
 Trust = Literal["update", "locked", "frozen"]
@@ -190,8 +191,7 @@ def compile_builds(
         if trust == "locked" and lock:  # which asks no hub
             values, pinned = checked.spec.values(), lock.locked.values
             error = unpinned(checked.document, values["verifier"], pinned["verifier"])
-            prompts = [(one.get("evaluate") or {}).get("prompts", []) for one in (values, pinned)]
-            if found := [*([error] if error else []), *unpinned_prompts(checked.document, *prompts)]:
+            if found := [*([error] if error else []), *unpinned_data(values, pinned, checked.document)]:
                 errors += found
                 continue
         try:

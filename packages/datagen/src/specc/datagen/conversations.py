@@ -4,65 +4,91 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from specc.core.errors import Exit, SpeccError
+from specc.core.errors import SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
+from specc.datagen.filters import WORDS, filters_of
+from specc.datagen.formats import rows_of
+from specc.datagen.mix import mixed
 from specc.datagen.rows import Message, Row, ShardInfo, canonical_text, shard_info, shard_name, write_rows
 from specc.datagen.shapes import HINT, ShapeError, messages_of
+from specc.datagen.sources import Source, opened, sources_of
 
-MAX_LINE: Final = 64 << 20
-"""Bytes a line may have, so that a file that is no JSON lines file cannot fill the memory."""
 SHOWN: Final = 10
 """Bad rows that an error lists; the others are counted."""
+LISTED: Final = 1000
+"""Bad rows that the artifact lists, if some are allowed; the others are counted."""
+BAD: Final = "bad_rows.jsonl"
 REPORT_EVERY: Final = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A data file: its logical name, its place, its sha256, how many rows to take, and its validation share."""
-
-    name: str
-    path: Path
-    sha256: str
-    rows: int | None
-    share: float
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts over all sources, and the first bad rows."""
+    """Counts over all sources, and the first bad rows; `allowed` is how many there may be, a share if below 1."""
 
+    allowed: float = 0
     read: int = 0
     duplicates: int = 0
     train: int = 0
     validation: int = 0
     bad: int = 0
-    reasons: list[str] = field(default_factory=list[str])
+    removed: Counter[str] = field(default_factory=Counter[str])
+    reasons: list[tuple[str, int, str]] = field(default_factory=list[tuple[str, int, str]])
 
-    def refuse(self, where: str, reason: str) -> None:
-        """Count a bad row, and remember it if it is among the first."""
+    def refuse(self, file: str, number: int, reason: str) -> None:
+        """Count a bad row, and remember it if it is among the first.
+
+        Raises `SpeccError` if it is one of very many, and more than there may be: the rest will be no better.
+        """
         self.bad += 1
-        if len(self.reasons) < SHOWN:
-            self.reasons.append(f"{where}: {reason}")
+        if len(self.reasons) < LISTED:
+            self.reasons.append((file, number, reason))
+        if self.bad > max(self.allowed, LISTED) and (self.allowed == 0 or self.allowed >= 1):
+            raise self.error("the first ")
+
+    def too_many(self) -> bool:
+        """Tell whether there are more bad rows than there may be, now that all are read."""
+        return self.bad > (self.allowed if self.allowed >= 1 else self.allowed * self.read)
+
+    def error(self, extent: str = "") -> SpeccError:
+        """Return the error that lists the first bad rows of all files together."""
+        shown = "".join(f"\n  {file}:{number}: {reason}" for file, number, reason in self.reasons[:SHOWN])
+        more = f"\n  and {self.bad - SHOWN} more" if self.bad > SHOWN else ""
+        rows = "1 row" if self.bad == 1 else f"{self.bad} rows"
+        limit = self.allowed if 0 < self.allowed < 1 else int(self.allowed)
+        allowed = f", and `data.bad_rows` allows {limit}" if limit else ""
+        return SpeccError(f"{rows} of {extent}{self.read} cannot be used{allowed}{shown}{more}", hint=HINT)
+
+
+class Candidate(NamedTuple):
+    """A good conversation that is no duplicate and that no filter removed: where it was read, and its split."""
+
+    identity: str
+    validation: bool
+    file: str
+    number: int
+    messages: list[Message]
 
 
 def conversations(stage: Stage) -> None:
     """Write the conversations of all sources, without duplicates, split and sharded.
 
-    The validation sources come first, in the order of the spec, then the others; lines keep their order. So a
-    conversation that stands in both stays in validation alone, and rows appended to the last source leave
-    earlier shards as they were. Memory holds one shard and 16 bytes of hash for each conversation.
+    The validation sources come first, in the order of the spec, then the others, one after another or mixed by their
+    weights; rows keep their order. So a conversation that stands in both stays in validation alone, and rows appended
+    to the last source, or to any of a mix, leave earlier shards as they were. Memory holds one shard, a part of a
+    table, and 16 bytes of hash for each conversation.
 
-    Raises `SpeccError` after the last line, listing the first bad rows of all files together.
+    Bad rows are left out and listed in `bad_rows.jsonl` up to `data.bad_rows`. Raises `SpeccError` if there are more,
+    after the last row or after the first thousand of them, listing the first ones of all files together.
     """
     data = stage.params["data"]
-    sources = _sources(stage)
-    tally, shards, pending = Tally(), list[ShardInfo](), list[Row]()
+    tally, shards, pending = Tally(allowed=data.get("bad_rows", 0)), list[ShardInfo](), list[Row]()
 
     def flush() -> None:
         name = shard_name(len(shards), ".jsonl")
@@ -70,26 +96,41 @@ def conversations(stage: Stage) -> None:
         shards.append(shard_info(stage.output, name, len(pending)))
         pending.clear()
 
-    for row in _rows(stage, sources, tally):
-        if tally.bad:
-            continue
-        pending.append({**row, "messages": with_system(row["messages"], data["system_prompt"])})
+    for item in _candidates(stage, tally):
+        if tally.bad and not tally.allowed:
+            continue  # to find the others
+        row = tally.train + tally.validation
+        tally.validation += item.validation
+        tally.train += not item.validation
+        pending.append({
+            "id": item.identity, "row": row, "split": "validation" if item.validation else "train",
+            "source": item.file, "line": item.number, "messages": with_system(item.messages, data["system_prompt"]),
+        })  # fmt: skip
         if len(pending) == data["shard_rows"]:
             flush()
-    if tally.bad:
-        raise _bad_rows(tally)
+    if tally.too_many():
+        raise tally.error()
     if pending:
         flush()
     if not tally.train:
+        removed = sum(tally.removed.values())
+        filtered = f", and filters removed {removed}" if removed else ""
         raise SpeccError(
             "no conversation is left for training",
-            hint=f"{tally.read} rows were read, and {tally.validation} of them are validation; give more data",
+            hint=f"{tally.read} rows were read, and {tally.validation} of them are validation{filtered};"
+            " give more data",
         )
     if not tally.validation:
         stage.warn("no conversation fell into the validation share: give more data or a larger share")
     if tally.duplicates:
         stage.note(f"{tally.duplicates} of {tally.read} rows are exact duplicates and were left out")
-    index = {
+    for name, words in WORDS.items():
+        if tally.removed[name]:
+            stage.note(f"{tally.removed[name]} of {tally.read} rows are {words} and were left out")
+    if tally.bad:
+        stage.warn(f"{tally.bad} of {tally.read} rows cannot be used and were left out: `{BAD}` of the artifact lists"
+                   f" {'them' if tally.bad <= LISTED else f'the first {LISTED}'}")  # fmt: skip
+    index: dict[str, Any] = {
         "rows": tally.train + tally.validation,
         "read": tally.read,
         "duplicates": tally.duplicates,
@@ -97,6 +138,13 @@ def conversations(stage: Stage) -> None:
         "validation": tally.validation,
         "shards": [asdict(shard) for shard in shards],
     }
+    if "filters" in data:
+        index["removed"] = {name: tally.removed[name] for name in WORDS}
+    if tally.allowed:
+        index["bad"] = tally.bad
+        lines = (json.dumps({"file": file, "line": number, "reason": reason}, ensure_ascii=False, sort_keys=True)
+                 for file, number, reason in tally.reasons)  # fmt: skip
+        (stage.output / BAD).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="replace")
     write_atomic(stage.output / "index.json", pretty(index))
 
 
@@ -113,97 +161,78 @@ def is_validation(identity: str, share: float) -> bool:
     return int(drawn, 16) / 2**64 < share
 
 
-def read_lines(path: Path, feed: Callable[[bytes], None]) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (number from 1, line) of a file's lines that are not blank, and `feed` all bytes of it to a hash.
-
-    The line is None where it is longer than `MAX_LINE`; no more than that is ever in memory.
-    """
-    number = 0
-    with path.open("rb") as file:
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
-            feed(line)
-            if len(line) > MAX_LINE:
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(MAX_LINE)
-                    feed(line)
-                yield number, None
-            elif line.strip():
-                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-
-
-def parse(line: bytes | None) -> tuple[str, list[Message]]:
-    """Return a line's identity (the sha256 of its messages) and its messages; raises `ShapeError`."""
-    if line is None:
-        raise ShapeError(f"the line is longer than {MAX_LINE >> 20} MiB")
+def identified(row: object) -> tuple[str, list[Message]]:
+    """Return a row's identity (the sha256 of its messages) and its messages; raises `ShapeError`."""
+    if isinstance(row, ShapeError):
+        raise row
+    messages = messages_of(row)
     try:
-        messages = messages_of(json.loads(line.decode()))
         return hashlib.sha256(canonical_text(messages)).hexdigest(), messages
-    except ShapeError:
-        raise
-    except UnicodeDecodeError as error:
-        raise ShapeError(f"not UTF-8 at byte {error.start + 1} of the line") from error
     except UnicodeEncodeError as error:
         raise ShapeError("half a surrogate pair (`\\ud800` to `\\udfff`) is no text") from error
-    except json.JSONDecodeError as error:
-        raise ShapeError(f"not JSON: {error.msg} at column {error.colno}") from error
-    except (ValueError, RecursionError) as error:
-        raise ShapeError("not JSON that can be read: nested too deeply or with too long a number") from error
 
 
-def _sources(stage: Stage) -> list[Source]:
-    data = stage.params["data"]
+def _candidates(stage: Stage, tally: Tally) -> Iterator[Candidate]:
+    """Yield the conversations of all sources in the order of the artifact; count the others in `tally`."""
+    seen, sources = set[bytes](), sources_of(stage)
+    whole = sum(source.rows for source in sources if source.rows) if all(source.rows for source in sources) else None
+    with ExitStack() as stack:
+        keep = stack.enter_context(filters_of(stage))
 
-    def source(item: Mapping[str, Any], share: float) -> Source:
-        return Source(item["file"], stage.file(item["file"]), item["sha256"], item.get("rows"), share)
+        def stream(source: Source) -> Iterator[Candidate]:
+            found = _conversations(stage, source, tally, seen=seen, keep=keep, whole=whole)
+            return stack.enter_context(closing(found))
 
-    validation = data["validation"]
-    return [
-        *(source(item, 1.0) for item in validation["sources"]),
-        *(source(item, validation["share"] or 0.0) for item in data["sources"]),
-    ]
-
-
-def _rows(stage: Stage, sources: list[Source], tally: Tally) -> Iterator[Row]:
-    """Yield the good rows that are no duplicates, numbered; count the others in `tally`."""
-    seen = set[bytes]()
-    size, done = sum(source.path.stat().st_size for source in sources), 0
-    for source in sources:
-        state, taken = hashlib.sha256(), 0
-        for number, line in read_lines(source.path, state.update):
-            done += len(line or b"")
-            if taken == source.rows:
-                continue  # the rest is read for its hash alone
-            taken += 1
-            tally.read += 1
-            if tally.read % REPORT_EVERY == 0:
-                stage.progress(done / 1e6, size / 1e6, "MB", source.name)
-            try:
-                identity, messages = parse(line)
-            except ShapeError as error:
-                tally.refuse(f"{source.name}:{number}", str(error))
-                continue
-            short = bytes.fromhex(identity[:32])
-            if short in seen:
-                tally.duplicates += 1
-                continue
-            seen.add(short)
-            validation = is_validation(identity, source.share)
-            row = tally.train + tally.validation
-            tally.validation += validation
-            tally.train += not validation
-            yield {"id": identity, "row": row, "split": "validation" if validation else "train",
-                   "source": source.name, "line": number, "messages": messages}  # fmt: skip
-        if state.hexdigest() != source.sha256:
-            raise SpeccError(
-                f"`{source.name}` is not the file that the lock names",
-                hint="`specc lock SPEC` pins it as it is now",
-                code=Exit.STAGE,
-            )
+        mix = [source for source in sources if source.weight is not None]
+        for source in sources:
+            if source.weight is None:
+                yield from stream(source)
+        if mix:
+            before = tally.train + tally.validation
+            ended = yield from mixed([stream(source) for source in mix], [source.weight or 0.0 for source in mix])
+            count = tally.train + tally.validation - before
+            if tally.allowed or not tally.bad:
+                stage.note(f"`{mix[ended].name}` ran out, and the mix ends there, with {count} rows")
 
 
-def _bad_rows(tally: Tally) -> SpeccError:
-    lines = "".join(f"\n  {reason}" for reason in tally.reasons)
-    more = f"\n  and {tally.bad - len(tally.reasons)} more" if tally.bad > len(tally.reasons) else ""
-    rows = "1 row" if tally.bad == 1 else f"{tally.bad} rows"
-    return SpeccError(f"{rows} of {tally.read} cannot be used{lines}{more}", hint=HINT)
+def _conversations(
+    stage: Stage,
+    source: Source,
+    tally: Tally,
+    *,
+    seen: set[bytes],
+    keep: Callable[[list[Message]], str | None],
+    whole: int | None,
+) -> Generator[Candidate]:
+    """Yield the good rows of a source that are no duplicates and that no filter removes.
+
+    `seen` are the hashes of all rows so far, `whole` are the rows that will be read of all sources if that is known.
+    """
+    taken = 0
+    for file in source.files:
+        if taken == source.rows:
+            return
+        name = source.called(file)
+        with opened(stage, source, file) as path:
+            for number, row in rows_of(path, source.format_name(file), source.columns):
+                taken += 1
+                tally.read += 1
+                if tally.read % REPORT_EVERY == 0:
+                    stage.progress(tally.read, whole, "rows", name)
+                try:
+                    identity, messages = identified(row)
+                except ShapeError as error:
+                    tally.refuse(name, number, str(error))
+                else:
+                    short = bytes.fromhex(identity[:32])
+                    if short in seen:
+                        tally.duplicates += 1
+                    else:
+                        seen.add(short)
+                        if (filtered := keep(messages)) is None:
+                            validation = is_validation(identity, source.share)
+                            yield Candidate(identity, validation, name, number, messages)
+                        else:
+                            tally.removed[filtered] += 1
+                if taken == source.rows:
+                    break

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
 from specc.core.algorithms.base import Tree
+from specc.core.datafiles import files_of
 from specc.core.files import FileEntry
 
 PLACES: Final = ("model", "file", "from", "convert")
@@ -85,13 +86,18 @@ def statement(
     }
 
 
+def _files(source: Mapping[str, Any]) -> dict[str, str]:
+    """Return the files of a source with their sha256; those of a data set begin with its id."""
+    prefix = f"{source['dataset']}/" if "dataset" in source else ""
+    return {f"{prefix}{name}": digest for name, digest in files_of(source).items()}
+
+
 def materials(params: Tree) -> list[dict[str, Any]]:
     """Return every file from outside that the checkpoint was made of, sorted by name."""
     plain = portable({key: params[key] for key in ("verifier", "draft", "data")})
     found = {f"verifier/{name}": digest for name, digest in plain["verifier"]["files"].items()}
     for source in [*plain["data"]["sources"], *plain["data"]["validation"]["sources"]]:
-        if "file" in source:
-            found[f"data/{source['file']}"] = source["sha256"]
+        found |= {f"data/{name}": digest for name, digest in _files(source).items()}
     for name, digest in ((plain["draft"].get("init") or {}).get("files") or {}).items():
         found[f"init/{name}"] = digest
     return [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(found.items())]

@@ -16,6 +16,7 @@ import click
 from specc.core.algorithms import algorithm
 from specc.core.cli.options import ONLY, PROFILE, as_json, human, paint, print_json, words
 from specc.core.compiler import Compiled, compile_spec
+from specc.core.datafiles import Format, files_of, local_format
 from specc.core.errors import Exit
 from specc.core.execute.machine import cpu_flags, detect_class, installed, isa_of, machine_name
 from specc.core.lock import MachineClass, machine_class
@@ -102,17 +103,28 @@ def _needs(compiled: Compiled) -> Iterator[Fact]:
     yield _disk(compiled.store, _states(values, compiled.resolved.files))
 
 
-def _states(values: Mapping[str, Any], files: Mapping[str, Path]) -> int:
-    """Return the most bytes that the hidden states of a spec's data can take."""
+def _states(values: Mapping[str, Any], files: Mapping[str, Path]) -> int | None:
+    """Return the most bytes that the hidden states of a spec's data can take, None if its rows cannot be counted."""
     data, config = values["data"], values["verifier"]["config"]
     rows = 0
     for source in [*data["sources"], *data["validation"]["sources"]]:
-        with files[source["file"]].open("rb") as file:
-            lines = sum(1 for line in file if line.strip())
-        rows += min(lines, source.get("rows") or lines)
+        counts = [_lines(files.get(name)) if "file" in source else None for name in files_of(source)]
+        known = sum(count for count in counts if count is not None)
+        limit = source.get("rows")
+        if None in counts and limit is None:
+            return None
+        rows += min(known, limit or known) if None not in counts else limit
     layers = algorithm(values["draft"]["algorithm"]).layers(values["draft"])
     width = (len(layers) + 1) * config["hidden_size"] * BYTES[values["verifier"]["dtype"]]
     return rows * data["sequence_length"] * width
+
+
+def _lines(path: Path | None) -> int | None:
+    """Return the rows of a file that has one a line, None of any other."""
+    if path is None or local_format(path.name) not in (Format("jsonl"), Format("txt")):
+        return None
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
 
 
 def _disk(store: Store, needed: int | None) -> Fact:

@@ -17,7 +17,12 @@ from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, 
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
 
-FETCHED: Final = {"verifier": "the verifier", "converted": "the source", "prompts": "the data set"}
+FETCHED: Final = {
+    "verifier": "the verifier",
+    "conversations": "the data set",
+    "converted": "the source",
+    "prompts": "the data set",
+}
 """What a stage fetches from a hub, in words."""
 
 

@@ -116,7 +116,7 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Some names are reserved for a later release of specc.",
         "They have a meaning already, and this release cannot honour it.",
         "Do what the hint says in place of it.",
-        "reserved-sources",
+        "reserved-names",
     ),
     "E0105": Explanation(
         "A spec is of a version of the language that the release reads.",
@@ -372,6 +372,42 @@ ALL: Final[Mapping[str, Explanation]] = {
         "A draft proposes as many tokens as it was trained for; vLLM refuses more, or they are hardly ever accepted.",
         "Lower the number, or train for more steps.",
         "grid-beyond-the-draft",
+    ),
+    "E0240": Explanation(
+        "A source names its rows in one way: `file`, `dataset`, `url` or `preset`.",
+        "With two of them nobody can say which is meant; with none there is nothing to read.",
+        "Write an item of the list for each.",
+        "sources-of-two-kinds",
+    ),
+    "E0241": Explanation(
+        "`config`, `split`, `path` and `revision` are of a data set; what a preset stands for is fixed.",
+        "On another source they would have no effect, and other rows would be read than was meant.",
+        "Remove the key, or name the data set.",
+        "split-of-a-file",
+    ),
+    "E0242": Explanation(
+        "Either `path` names files of a data set, or `split` and `config` do.",
+        "The files of a split are those that the data set's card lists; `path` goes past it.",
+        "Remove the one that is not meant.",
+        "path-and-split",
+    ),
+    "E0243": Explanation(
+        "A file's suffix says how it is read.",
+        "Guessing from its bytes would read some other rows than were meant, and not say so.",
+        "Convert it, or name another file.",
+        "unknown-format",
+    ),
+    "E0244": Explanation(
+        "All sources of the training data have a `weight`, or none has.",
+        "A weight is a part of the mix, and of a source without one nobody knows the part.",
+        "Give all of them one, or read all of them whole.",
+        "weights-of-some",
+    ),
+    "E0245": Explanation(
+        "A filter's lower bound is not above its upper one.",
+        "No conversation would be kept.",
+        "Swap the two.",
+        "filters-that-keep-nothing",
     ),
     # E03: rules that need facts about the verifier
     "E0301": Explanation(

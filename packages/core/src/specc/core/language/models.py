@@ -12,6 +12,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from specc.core.algorithms import ALGORITHMS, DraftSection, Section
 from specc.core.language.deepspeed import DeepSpeed
+from specc.core.presets import PRESETS
+from specc.core.references import HUB_ID
 
 VERSION: Final = 1
 LONGEST_SEQUENCE: Final = 2048
@@ -19,6 +21,7 @@ LONGEST_SEQUENCE: Final = 2048
 MAX_SEED: Final = 2**53 - 1
 """Canonical JSON (RFC 8785) holds integers exactly up to here."""
 
+MAX_WEIGHT: Final = 1_000_000
 DType = Literal["bfloat16", "float16", "float32"]
 
 
@@ -27,13 +30,81 @@ def described(words: str) -> dict[str, Any]:
     return {"patternErrorMessage": words}
 
 
-class Source(Section):
-    """A file of conversations, one JSON object a line."""
+Column = Annotated[str, Field(min_length=1)]
 
-    file: Annotated[str, Field(min_length=1)]
-    """JSON Lines file; each line has `messages`, a list of `{role, content}`. Relative to the spec."""
+
+class Columns(Section):
+    """Columns of a source by what they hold; those that are not named are not read."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    messages: Column | None = None
+    """Column of a list of `{role, content}`. Default: none."""
+    conversations: Column | None = None
+    """Column of a list of `{from, value}`. Default: none."""
+    prompt: Column | None = None
+    """Column of what is asked: a text, or a list of messages. Default: none."""
+    completion: Column | None = None
+    """Column of the answer to `prompt`. Default: none."""
+    instruction: Column | None = None
+    """Column of what is asked, which `input` is put behind. Default: none."""
+    input: Column | None = None
+    """Column of what `instruction` is about. Default: none."""
+    output: Column | None = None
+    """Column of the answer to `instruction`. Default: none."""
+    system: Column | None = None
+    """Column of the system message. Default: none."""
+    tools: Column | None = None
+    """Column of the tools that the assistant may call. Default: none."""
+
+
+class Source(Section):
+    """Conversations of one origin: `file`, `dataset`, `url` or `preset` says which."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """File, folder or pattern (`data/*.jsonl`), relative to the spec: JSON Lines, JSON, CSV, text, Parquet or Arrow by
+    its suffix, JSON Lines if that says nothing. A row has `messages`, a list of `{role, content}`, or another of the
+    usual shapes. Default: none."""
+    dataset: (
+        Annotated[
+            str,
+            Field(pattern=f"^{HUB_ID.pattern}$", json_schema_extra=described("a hub id such as `org/name`")),
+        ]
+        | None
+    ) = None
+    """Data set on a hub (`org/name`); the lock pins its commit and the sha256 of every file that is read. Default:
+    none."""
+    config: Annotated[str, Field(min_length=1)] | None = None
+    """Configuration of a data set that has several. Default: the one that its card says."""
+    split: Annotated[str, Field(min_length=1)] | None = None
+    """Split of a data set. Default: `train`."""
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """File or pattern (`data/train-*.parquet`) of a data set, in place of a split. Default: the split's files."""
+    revision: Annotated[str, Field(min_length=1)] | None = None
+    """Branch, tag or commit of a data set. Default: `main`."""
+    url: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^(https://[^/@\s]+/|http://(127\.0\.0\.1|localhost)(:[0-9]+)?/)\S+$",
+                json_schema_extra=described("an address such as `https://host/rows.jsonl`, without a user in it"),
+            ),
+        ]
+        | None
+    ) = None
+    """Address of a file, over https; the lock pins its sha256. Default: none."""
+    preset: Literal[*PRESETS] | None = None  # pyright: ignore[reportInvalidTypeForm] - the table's names
+    """Name of a data set whose hub id, split, columns and licence are known; the lock has what it stands for.
+    Default: none."""
+    columns: Columns | None = None
+    """Columns by what they hold (`{prompt: question, completion: answer}`). Default: told by their names."""
     rows: Annotated[int, Field(ge=1)] | None = None
-    """Number of rows to take from the start of the file. Default: all."""
+    """Number of rows to take from the start. Default: all."""
+    weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT)] | None = None
+    """Part of the mix, against the other sources' weights: of every beginning of the mix this source has that part of
+    the rows. The mix ends where a source runs out. Default: sources are read whole, one after another."""
 
 
 class Verifier(Section):
@@ -81,11 +152,34 @@ def _validation(value: Any) -> Any:
     return {"share": float(value), "sources": []} if isinstance(value, int | float) else value
 
 
+Language = Annotated[str, Field(pattern="^[a-z]{2,3}$", json_schema_extra=described("a language's code such as `en`"))]
+
+
+class Filters(Section):
+    """Which conversations are kept; what each filter removes is counted."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    min_characters: Annotated[int, Field(ge=1)] | None = None
+    """Fewest characters of a conversation, over all its messages. Default: no bound."""
+    max_characters: Annotated[int, Field(ge=1)] | None = None
+    """Most characters of a conversation, over all its messages. Default: no bound."""
+    min_turns: Annotated[int, Field(ge=1)] | None = None
+    """Fewest messages of a conversation, the system's not counted. Default: no bound."""
+    max_turns: Annotated[int, Field(ge=1)] | None = None
+    """Most messages of a conversation, the system's not counted. Default: no bound."""
+    languages: Annotated[list[Language], Field(min_length=1)] | None = None
+    """Languages that are kept, by their ISO 639-1 codes, told from the text by py3langid. Default: all."""
+    near_duplicates: Annotated[float, Field(ge=0.5, lt=1)] | None = None
+    """Similarity from which a conversation is a duplicate of an earlier one: the share of character sequences that
+    both have (Jaccard), estimated by MinHash. Default: equal conversations alone, which are always left out."""
+
+
 class Data(Section):
     """What the draft learns from."""
 
     sources: Sources
-    """Files of conversations."""
+    """Where the conversations are from."""
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
     """System message put before every conversation that has none. Default: none."""
     responses: Responses = Responses()
@@ -98,6 +192,11 @@ class Data(Section):
         Field(json_schema_extra={"default": 0.05}),
     ] = Validation(share=0.05, sources=[])
     """Share of the conversations that is held out of training, or a list of sources of its own."""
+    filters: Filters | None = None
+    """Which conversations are kept. Default: all but equal ones."""
+    bad_rows: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = None
+    """Rows that cannot be used and are left out and listed before the build fails: a share of all that are read if
+    below 1, otherwise a number. Default: 0."""
     shuffle: bool = True
     """Whether each epoch has an order of its own, drawn from `train.seed`."""
     shard_rows: Annotated[int, Field(ge=1, le=65536)] = 256
@@ -408,10 +507,19 @@ class Spec(Section):
     def values(self) -> dict[str, Any]:
         """Return the tree of values in plain JSON types; None stands for what is derived later.
 
-        Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers and of a file of prompts only that is
-        in it which the spec gives.
+        Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, of a source, of a file of prompts and of
+        what is done with rows only what the spec gives is in it; the `rows` of a source are always.
         """
         tree = self.model_dump(by_alias=True)
+        data = tree["data"]
+        for item in (*data["sources"], *data["validation"]["sources"]):
+            for name in [name for name, value in item.items() if value is None and name != "rows"]:
+                del item[name]
+            if "columns" in item:
+                item["columns"] = _given(item["columns"])
+        for name in ("filters", "bad_rows"):
+            if (value := data.pop(name)) not in (None, 0):
+                data[name] = _given(value) if isinstance(value, dict) else value
         train = tree["train"]
         train["loss"] = train["loss"] and _given(train["loss"])
         if init := tree["draft"].get("init"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from specc.core.datafiles import Format, local_format
 from specc.core.errors import Position, SpeccError
 from specc.core.language.text import Source, printable
 from specc.core.language.words import listed
@@ -45,8 +46,11 @@ class Line:
 def row_error(document: Document, path: KeyPath, file: Path) -> SpeccError | None:
     """Return what is wrong with the first row of `file`, which the document names at `path`.
 
-    Where the data's own answers are used, every row of a small file is looked at: one of them must have an answer.
+    Where the data's own answers are used, every row of a small file is looked at: one of them must have an answer. Of a
+    file that is not JSON lines, and of one whose columns are named, nothing is said.
     """
+    if path[0] == "data" and (local_format(file.name) != Format("jsonl") or _has_columns(document, path)):
+        return None
     try:
         with file.open("rb") as opened:
             start = opened.read(SAMPLE)
@@ -106,6 +110,17 @@ def _uses_answers(document: Document) -> bool:
     data = document.data.get("data")
     responses = data.get("responses") if isinstance(data, dict) else None
     return isinstance(responses, dict) and responses.get("from") == "data"
+
+
+def _has_columns(document: Document, path: KeyPath) -> bool:
+    """Tell whether the source that names a file in a document, which may not be valid, has `columns`."""
+    node: Any = document.data
+    try:
+        for part in path[:-1]:
+            node = node[part]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return isinstance(node, dict) and bool(node.get("columns"))
 
 
 def _has_turns(row: dict[str, Any]) -> bool:

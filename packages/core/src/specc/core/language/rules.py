@@ -7,12 +7,15 @@ import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
+from specc.core.datafiles import FROM, KNOWN, format_of, is_pattern, label, local_places
 from specc.core.errors import SpeccError
 from specc.core.language.deepspeed import conflicts
 from specc.core.language.earlier import init_error
 from specc.core.language.rows import row_error
 from specc.core.language.text import printable
+from specc.core.language.words import listed
 from specc.core.references import PACKAGE, is_hub_id, placed
 
 if TYPE_CHECKING:
@@ -21,10 +24,16 @@ if TYPE_CHECKING:
     from specc.core.language.node import KeyPath
 
 Values = Mapping[str, Any]
+OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "config": ("dataset",),
+    "split": ("dataset",),
+    "path": ("dataset",),
+    "revision": ("dataset", "preset"),
+    "columns": ("file", "dataset", "url"),
+}
+"""Keys of a source, and which sources they say something of."""
 PROJECT: Final = (".git", "pyproject.toml")
 """What the root of a project has."""
-DATASET: Final = ("dataset", "path", "revision")
-"""What names a file of a data set on a hub."""
 LOOKS: Final[Mapping[str, Callable[[Document, KeyPath, Path], SpeccError | None]]] = {
     "file": row_error,
     "folder": init_error,
@@ -47,7 +56,7 @@ class Rules:
 
     def check(self) -> list[SpeccError]:
         """Return what is wrong without knowing the verifier."""
-        return [*self._verifier(), *self._draft(), *self._responses(), *self._files(), *self._training(),
+        return [*self._verifier(), *self._draft(), *self._responses(), *self._files(), *self._mix(), *self._training(),
                 *self._deepspeed(), *self._evaluation()]  # fmt: skip
 
     def check_with(self, config: Values) -> list[SpeccError]:
@@ -196,26 +205,76 @@ class Rules:
     def _files(self) -> Iterator[SpeccError]:
         """Rules on which file is used for what."""
         evaluate = self.values["evaluate"] or {"prompts": []}
-        seen: dict[str, KeyPath] = {}
+        seen: dict[object, KeyPath] = {}
         for index, source in enumerate(self.data["sources"]):
-            path = ("data", "sources", index, "file")
-            name = posixpath.normpath(source["file"])
-            if name in seen:
-                yield self.document.error(f"`{printable(name)}` is listed twice in `data.sources`", path, id="E0212",
-                                          hint="remove one of the two")  # fmt: skip
-            seen.setdefault(name, path)
+            path: KeyPath = ("data", "sources", index)
+            yield from self._source(path, source)
+            if len(kinds := [key for key in FROM if key in source]) != 1:
+                continue
+            if (name := _place(source)) in seen:
+                yield self.document.error(f"`{_called(source)}` is listed twice in `data.sources`", (*path, kinds[0]),
+                                          id="E0212", hint="remove one of the two")  # fmt: skip
+            seen.setdefault(name, (*path, kinds[0]))
         for index, source in enumerate(self.data["validation"]["sources"]):
-            if (first := seen.get(posixpath.normpath(source["file"]))) is not None:
+            path = ("data", "validation", index)
+            yield from self._source(path, source)
+            if len(kinds := [key for key in FROM if key in source]) != 1:
+                continue
+            if (first := seen.get(_place(source))) is not None:
                 yield self.document.error(
-                    f"`{printable(source['file'])}` is both training and validation data",
-                    ("data", "validation", index, "file"), id="E0211", note=self._line(first),
-                    hint="write `validation: 0.05` to hold out a share of it")  # fmt: skip
+                    f"`{_called(source)}` is both training and validation data", (*path, kinds[0]), id="E0211",
+                    note=self._line(first), hint="write `validation: 0.05` to hold out a share of it")  # fmt: skip
         for index, source in enumerate(evaluate["prompts"]):
-            if "file" in source and (first := seen.get(posixpath.normpath(source["file"]))) is not None:
+            if "file" in source and (first := seen.get(_place(source))) is not None:
                 yield self.document.error(
                     f"`{printable(source['file'])}` is both training data and the evaluation's prompts",
                     ("evaluate", "prompts", index, "file"), id="E0210", note=self._line(first),
                     hint="evaluate on prompts of a file of their own")  # fmt: skip
+
+    def _source(self, path: KeyPath, source: Values) -> Iterator[SpeccError]:
+        """Rules on what one source says."""
+        kinds = [key for key in FROM if key in source]
+        if len(kinds) != 1:
+            both = f"{listed(kinds)} exclude each other" if kinds else f"a source has {listed(FROM, 'or')}"
+            yield self.document.error(both, (*path, kinds[1]) if kinds else path, id="E0240", key=bool(kinds),
+                                      hint="remove all but one of them" if kinds else
+                                      "add `file: prompts/mine.jsonl`, say")  # fmt: skip
+            return
+        kind = kinds[0]
+        for key, owners in OWNERS.items():
+            if key in source and kind not in owners:
+                yield self.document.error(
+                    f"`{key}` goes with {listed(owners, 'or')}, and this source is a `{kind}`", (*path, key),
+                    id="E0241", key=True, hint="remove it" if kind != "preset" else
+                    "remove it, or name the data set itself: `dataset: org/name`")  # fmt: skip
+        for key in ("split", "config"):
+            if key in source and "path" in source:
+                yield self.document.error(f"`path` and `{key}` both say which files are read", (*path, key), id="E0242",
+                                          key=True, hint="remove one of them")  # fmt: skip
+        name = source.get("path") or source.get("url")
+        if name is not None and not is_pattern(name) and format_of(urlsplit(name).path) is None:
+            yield self.document.error(f"`{printable(name)}` is of a format that is not read",
+                                      (*path, "path" if "path" in source else "url"), id="E0243",
+                                      hint=f"read are {KNOWN}")  # fmt: skip
+
+    def _mix(self) -> Iterator[SpeccError]:
+        """Rules on weights and filters."""
+        weighted = [index for index, source in enumerate(self.data["sources"]) if "weight" in source]
+        if weighted and len(weighted) < len(self.data["sources"]):
+            other = next(index for index in range(len(self.data["sources"])) if index not in weighted)
+            yield self.document.error("some sources have a `weight`, and this one has none", ("data", "sources", other),
+                                      id="E0244", hint="give all of them one, or none")  # fmt: skip
+        for index, source in enumerate(self.data["validation"]["sources"]):
+            if "weight" in source:
+                yield self.document.error("validation rows are not mixed, and a `weight` has no effect",
+                                          ("data", "validation", index, "weight"), id="E0244", key=True,
+                                          hint="remove it; `rows` takes fewer of them")  # fmt: skip
+        filters = self.data.get("filters", {})
+        for what in ("characters", "turns"):
+            least, most = filters.get(f"min_{what}"), filters.get(f"max_{what}")
+            if least is not None and most is not None and least > most:
+                yield self._error("E0245", f"no conversation has at least {least} and at most {most} {what}",
+                                  f"data.filters.max_{what}", hint="swap the two")  # fmt: skip
 
     def _line(self, path: KeyPath) -> str:
         return f"`{path[0]}.{path[1]}` has it on line {self.document.position(path).line}"
@@ -372,6 +431,17 @@ class Rules:
                               "evaluate.max_tokens", "evaluate", hint="leave room for the prompt")  # fmt: skip
 
 
+def _place(source: Values) -> object:
+    """Return what tells the rows of a source from those of others: two that are equal are the same rows."""
+    if "file" in source:
+        return posixpath.normpath(source["file"])
+    return tuple(source.get(key) for key in (*FROM, "config", "split", "path"))
+
+
+def _called(source: Values) -> str:
+    return printable(posixpath.normpath(source["file"]) if "file" in source else label(source))
+
+
 def _is_inside(path: str) -> bool:
     """Tell whether a path names a file below the folder that it is relative to."""
     return not path.startswith("/") and not {"", ".", ".."} & set(path.split("/"))
@@ -404,18 +474,6 @@ def unpinned(document: Document, section: Values, pinned: Values) -> SpeccError 
     return document.error(f"the lock pins no commit of `{printable(model)}` at `{branch}`", place, id="E0311",
                           note="`--locked` was given",
                           hint=f"`specc lock {document.name}` pins it")  # fmt: skip
-
-
-def unpinned_prompts(document: Document, sources: list[Values], pinned: list[Values]) -> list[SpeccError]:
-    """Return an error for each data set of prompts that a lock does not pin; both are lists of `evaluate.prompts`."""
-    known = [{name: one.get(name) for name in DATASET} for one in pinned]
-    return [
-        document.error(f"the lock pins no commit of the data set `{one['dataset']}`",
-                       ("evaluate", "prompts", index, "dataset"), id="E0311", note="`--locked` was given",
-                       hint=f"`specc lock {document.name}` pins it")
-        for index, one in enumerate(sources)
-        if "dataset" in one and {name: one.get(name) for name in DATASET} not in known
-    ]  # fmt: skip
 
 
 def check_paths(document: Document, *, exist: bool) -> list[SpeccError]:
@@ -467,6 +525,8 @@ def _absent(document: Document, base: Path, path: KeyPath, kind: str) -> SpeccEr
         return None
     found = base
     try:
+        if kind == "file" and path[0] == "data" and (places := local_places(name, base)):
+            return LOOKS[kind](document, path, next(iter(places.values())))
         found = placed(name, base)
         there = found.is_file() if kind == "file" else found.is_dir()
         other = found.exists()
@@ -476,7 +536,10 @@ def _absent(document: Document, base: Path, path: KeyPath, kind: str) -> SpeccEr
         there = other = False
     if there:
         return LOOKS[kind](document, path, found)
-    what = "file" if kind == "file" else "folder"
+    what = "folder" if kind != "file" else "file that fits" if is_pattern(name) else "file"
+    if other and path[0] == "data":
+        return document.error(f"the folder `{printable(name)}` has no file of a format that is read", path, id="E0214",
+                              hint=f"read are {KNOWN}")  # fmt: skip
     message = f"`{printable(name)}` is not a {what}" if other else f"there is no {what} `{printable(name)}`"
     return document.error(message, path, id="E0214", hint="paths are relative to the spec")
 

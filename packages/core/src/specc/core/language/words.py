@@ -144,7 +144,8 @@ def example(rule: Mapping[str, Any]) -> str:
         return str(rule["const"]) if "const" in rule else choices(rule)[0]
     kinds = types_of(rule)
     if "object" in kinds:
-        inner = [f"{name}: {example(rule['properties'][name])}" for name in rule.get("required", ())]
+        some = list(rule["properties"])[:1] if rule.get("minProperties") and "properties" in rule else []
+        inner = [f"{name}: {example(rule['properties'][name])}" for name in rule.get("required") or some]
         return "{" + ", ".join(inner) + "}" if inner else "…"
     if "array" in kinds and "anyOf" not in rule and "object" in types_of(rule["items"]):
         return f"[{example(rule['items'])}]"

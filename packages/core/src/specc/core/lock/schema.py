@@ -23,6 +23,7 @@ VERSION: Final = r"^[0-9][0-9a-z]*([.!+_-][0-9a-z]+)*$"
 """A version that is one, and no range, option or address."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 Count = Annotated[int, Field(ge=1)]
 Token = Annotated[int, Field(ge=0)]
 
@@ -42,10 +43,18 @@ Written = Annotated[dict[str, Any], _keys(r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")]
 
 
 class LockedSource(Source):
-    """A data file and its bytes."""
+    """A source of rows and its bytes."""
 
-    sha256: Sha256
-    """sha256 of the file."""
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["sha256"]}, {"required": ["files"]}]})
+
+    sha256: Sha256 | None = None
+    """sha256 of the file that the source names; one that means several has `files`."""
+    files: Files | None = None
+    """sha256 of each file, by its path: relative to the spec, or in the data set."""
+    commit: Commit | None = None
+    """Commit of the data set."""
+    licence: Annotated[str, Field(min_length=1)] | None = None
+    """Licence of a preset's data set, as its card says it."""
 
 
 class LockedPrompts(Prompts):
@@ -70,7 +79,7 @@ class LockedData(Data):
     """What the draft learns from."""
 
     sources: Annotated[list[LockedSource], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
-    """Files of conversations."""
+    """Where the conversations are from."""
     validation: LockedValidation  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride] - as above
     """Rows that are held out of training."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from specc.core.datafiles import Format, local_files, local_format
 from specc.core.errors import SpeccError
 from specc.core.plan.plan import Plan, decide
 from specc.core.plan.stages import Values
@@ -88,11 +89,11 @@ def count(
     """Count rows and tokens: what artifacts say goes before what files say, which is seen by `look_into`."""
 
     def texts_of(items: Sequence[Mapping[str, Any]]) -> list[Text]:
-        return [look(item.get("rows"), files.get(item.get("file", ""))) for item in items]
+        return [_text(item, files, look) for item in items]
 
     data, evaluate = values["data"], values.get("evaluate")
     conversations, responses, tokens = (indexes.get(name, {}) for name in INDEXED)
-    sources, apart = texts_of(data["sources"]), texts_of(data["validation"]["sources"])
+    sources, apart = _mixed(data["sources"], texts_of(data["sources"])), texts_of(data["validation"]["sources"])
     prompts, texts = texts_of(evaluate["prompts"] if evaluate else ()), [*sources, *apart]
     counted = next(filter(None, (number(index.get("rows")) for index in (tokens, responses, conversations))), None)
     if counted and not sum(text.rows for text in texts):
@@ -128,6 +129,32 @@ def count(
     )
 
 
+def _text(item: Mapping[str, Any], files: Mapping[str, Path], look: Callable[[int | None, Path | None], Text]) -> Text:
+    """Return what is in a source: of a hub's and of an address nothing is known but the rows that are asked for."""
+    limit = item.get("rows")
+    texts = [look(limit, files.get(name)) for name in local_files(item)]
+    if len(texts) == 1:
+        return texts[0]
+    if not texts or not all(text.known for text in texts):
+        return Text(rows=limit or sum(text.rows for text in texts if text.known), known=limit is not None)
+    line, asked, answered, turns = (
+        _mean([(text.rows, getattr(text, name)) for text in texts]) for name in ("line", "asked", "answered", "turns")
+    )
+    rows = sum(text.rows for text in texts)
+    return Text(rows=min(rows, limit or rows), line=line, asked=asked, answered=answered, turns=turns)
+
+
+def _mixed(items: Sequence[Mapping[str, Any]], texts: list[Text]) -> list[Text]:
+    """Return the parts of a mix, which ends where a source runs out; nothing if one of them may be of any length."""
+    weights: list[float] = [item["weight"] for item in items if "weight" in item]
+    if not weights:
+        return texts
+    if not all(text.known for text in texts):
+        return [replace(text, rows=0, known=False) for text in texts]
+    whole = min(text.rows / weight for text, weight in zip(texts, weights, strict=True))
+    return [replace(text, rows=whole * weight) for text, weight in zip(texts, weights, strict=True)]
+
+
 def mean_answer(limit: int) -> float:
     """Return the mean tokens of an answer that is cut at `limit`: E[min(X, limit)] of an exponential X."""
     return ANSWER * -math.expm1(-limit / ANSWER)
@@ -151,7 +178,13 @@ class Text:
 
 
 def look_into(limit: int | None, path: Path | None) -> Text:
-    """Look into the start of a data file of which `limit` rows are taken."""
+    """Look into the start of a data file of which `limit` rows are taken.
+
+    Only where a row is a line its rows are told from its size: those of a compressed file, a table, a list of JSON and
+    CSV, whose cells may have lines, are not known.
+    """
+    if path is not None and local_format(path.name) not in (Format("jsonl"), Format("txt")):
+        path = None
     try:
         size, sample = (path.stat().st_size, _start(path)) if path else (0, b"")
     except OSError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from specc.core.algorithms import algorithm, vocabulary_of
+from specc.core.datafiles import label, local_files
 from specc.core.files import flatten
 
 Values = Mapping[str, Any]
@@ -55,6 +56,11 @@ class StageRow:
 
 RUNTIME: Final[Mapping[str, str]] = {"runtime.threads": "threads", "runtime.train.ranks": "ranks"}
 """Values that reach keys through the numerics class: their paths, and what it calls them."""
+
+_FOUND: Final = ("commit", "revision", "config", "split", "path", "preset", "licence")
+"""What of a source says where its files were found."""
+LANGUAGE_MODEL: Final = "py3langid 0.4.0"
+"""Distribution and version of what tells a text's language: its model decides which rows are kept."""
 
 PACKAGES: Final[Mapping[str, str]] = {
     "verifier": "datagen",
@@ -115,13 +121,33 @@ def _verifier(values: Values) -> StageRow:
 
 
 def _conversations(values: Values) -> StageRow:
-    data = values["data"]
+    data, validation = values["data"], values["data"]["validation"]
+    items: list[Any] = [*data["sources"], *validation["sources"]]
+    outside = [label(item) for item in items if "file" not in item]
+    told = "languages" in data.get("filters", {})
+    params = {
+        **pick(values, "data.system_prompt", "data.shard_rows")["data"],
+        "sources": [_read(item) for item in data["sources"]],
+        "validation": {**validation, "sources": [_read(item) for item in validation["sources"]]},
+        **{name: data[name] for name in ("filters", "bad_rows") if name in data},
+    }
+    if told:
+        params["filters"] = {**data["filters"], "language_model": LANGUAGE_MODEL}
     return StageRow(
         name="conversations",
         version=1,
-        params=pick(values, "data.sources", "data.validation", "data.system_prompt", "data.shard_rows"),
-        files=tuple(dict.fromkeys(item["file"] for item in [*data["sources"], *data["validation"]["sources"]])),
-    )
+        params={"data": params},
+        files=tuple(dict.fromkeys(name for item in items for name in local_files(item))),
+        facets=("device", "isa", "numpy") if told else (),
+        context={"hub": {"repo": ", ".join(dict.fromkeys(outside)), "commits": [item.get("commit") for item in items]}}
+        if outside else {},
+    )  # fmt: skip
+
+
+def _read(item: Values) -> dict[str, Any]:
+    """Return what of a source decides its rows: where its files were found does not, they have their sha256."""
+    found = set(_FOUND) - ({"path"} if "files" not in item else set())  # where it names the one file that there is
+    return {key: value for key, value in item.items() if key not in found}
 
 
 def _responses(values: Values) -> StageRow | None:

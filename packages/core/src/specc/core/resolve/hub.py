@@ -84,14 +84,14 @@ def _get(path: str, repo: str, revision: str, kind: Kind) -> bytes:
             f"`{repo}` is not pinned by a lock, and `--offline` (or `HF_HUB_OFFLINE`) forbids to ask the hub",
             hint="lock where there is a network: with a lock, planning needs none",
         )
-    endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
-    request = urllib.request.Request(endpoint + path, headers={"User-Agent": "specc"})  # noqa: S310 - see below
-    if request.type not in ("http", "https"):
-        raise SpeccError("`HF_ENDPOINT` is not an http address")
+    endpoint = (os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+    if not endpoint.startswith(("http://", "https://")):
+        raise SpeccError("`HF_ENDPOINT` is not an http address", hint=f"remove it from the environment for {ENDPOINT}")
+    request = urllib.request.Request(endpoint + path, headers={"User-Agent": "specc"})  # noqa: S310 - see above
     if token := os.environ.get("HF_TOKEN"):
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310 - the scheme was checked
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310 - as above
             data = answer.read(MAX_SMALL + 1)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

@@ -11,16 +11,17 @@ from pydantic import ValidationError
 
 from specc.core.algorithms import algorithm
 from specc.core.algorithms.base import Derived
+from specc.core.datafiles import Item, items_of
 from specc.core.errors import SpeccError, SpeccErrors
 from specc.core.files import flatten
 from specc.core.language import Checked, Spec, rules_with_facts
 from specc.core.language.models import LONGEST_SEQUENCE
-from specc.core.language.rules import DATASET
 from specc.core.layouts import section
 from specc.core.layouts.base import HEADS, say
 from specc.core.lock import Locked
 from specc.core.references import placed
-from specc.core.resolve import hub, source
+from specc.core.resolve import source
+from specc.core.resolve.data import pin_data, places_of
 from specc.core.resolve.kept import ABSENT, ASKED, GRID, LENGTH, WHOLE, Earlier, get, put, spec_of, stated
 from specc.core.resolve.sources import locate
 from specc.core.resolve.verifier import FACTS, Verifier, find
@@ -49,13 +50,14 @@ class Resolver:
     """Resolves the builds of one spec; what it has read of a verifier for one of them it does not read again.
 
     `base` is the spec's folder, `digest` returns a file's sha256, `date` is today's. `verifiers` are those that were
-    read, by model and revision.
+    read, by model and revision, and `sources` the data of all builds with what pins them.
     """
 
     base: Path
     digest: Callable[[Path], str]
     date: str
     verifiers: dict[tuple[str, str | None], Mapping[str, Any]] = field(default_factory=dict[Any, Any])
+    sources: list[Item] = field(default_factory=list[Any])
 
     def resolve(self, checked: Checked, *, locked: Locked | None = None, upgrade: Collection[str] = ()) -> ResolvedSpec:
         """Resolve a build, with the values of its lock where the spec leaves them to us.
@@ -71,7 +73,11 @@ class Resolver:
         tree = _spec(checked, written, defaults).values()
         asked, old = tree["verifier"], earlier.values if earlier else None
         verifier = self._verifier(asked, old["verifier"] if old and "verifier" not in upgrade else None)
-        files = _pin_files(tree, self.base, self.digest, old if "data" not in upgrade else None, checked)
+        pinned = old if "data" not in upgrade else None
+        known = [*self.sources, *(item for _, item in items_of(pinned or {}))]
+        files = pin_data(tree, self.base, self.digest, known, checked.document)
+        self.sources.extend(item for _, item in items_of(tree))
+        files |= _pin_init(tree, self.base, self.digest, pinned, checked)
         tree["verifier"] = {**asked, **verifier.facts}
         if asked["revision"] is not None:
             tree["verifier"]["asked_revision"] = asked["revision"]
@@ -138,7 +144,7 @@ def restore(locked: Locked, *, base: Path) -> ResolvedSpec:
     tree["verifier"] |= old["verifier"]
     if (init := tree["draft"].get("init")) is not None:
         init |= old["draft"]["init"]
-    for (_, item), (_, pinned) in zip(_file_items(tree), _file_items(old), strict=True):
+    for (_, item), (_, pinned) in zip(items_of(tree), items_of(old), strict=True):
         item.update(pinned)
     _fill(tree, earlier.written, earlier)
     return ResolvedSpec(values=tree, written=earlier.written, origins={}, files=_places(tree, base))
@@ -204,31 +210,15 @@ def _derived(tree: Mapping[str, Any]) -> dict[str, Derived]:
     }
 
 
-def _pin_files(
+def _pin_init(
     tree: dict[str, Any],
     base: Path,
     digest: Callable[[Path], str],
     pinned: Mapping[str, Any] | None,
     checked: Checked,
 ) -> dict[str, Path]:
-    """Put a sha256 beside every file that a tree of values names; return where the files are."""
+    """Put a sha256 beside the files of an earlier speculator; return where they are."""
     files: dict[str, Path] = {}
-    old = [item for _, item in _file_items(pinned)] if pinned else []
-    known = {item["file"]: item["sha256"] for item in old if "file" in item}
-    for path, item in _file_items(tree):
-        if "dataset" in item:
-            item.update(_pin_dataset(item, old, checked, path))
-            continue
-        name = item["file"]
-        place = placed(name, base)
-        if place.is_file():
-            item["sha256"] = digest(place)
-            files[name] = place
-        elif name in known:
-            item["sha256"] = known[name]
-        else:
-            raise checked.document.error(f"there is no file `{name}`", (*path, "file"),
-                                         hint="paths are relative to the spec")  # fmt: skip
     init = tree["draft"].get("init")
     if init is not None and "from" in init:
         places = {name: placed(f"{init['from']}/{name}", base) for name in INIT_FILES}
@@ -269,37 +259,9 @@ def _reads(confidence: Mapping[str, Any] | None) -> bool | None:
     return None if confidence is None else bool(confidence["with_markov"])
 
 
-def _pin_dataset(
-    item: Mapping[str, Any], old: list[dict[str, Any]], checked: Checked, path: tuple[str | int, ...]
-) -> dict[str, str]:
-    """Return the commit and the sha256 of a data set's file: a lock's, or else those that the hub says."""
-    for other in old:
-        if all(item.get(name) == other.get(name) for name in DATASET):
-            return {"commit": other["commit"], "sha256": other["sha256"]}
-    try:
-        found = hub.dataset(item["dataset"], item.get("revision") or "main")
-        if item["path"] in found.files:
-            return {"commit": found.commit, "sha256": hub.pin(found, [item["path"]])[item["path"]]}
-    except SpeccError as error:
-        raise checked.document.error(error.message, (*path, "dataset"), hint=error.hint) from error
-    raise checked.document.error(f"the data set `{item['dataset']}` has no file `{item['path']}`", (*path, "path"),
-                                 hint="name it as its page does")  # fmt: skip
-
-
-def _file_items(tree: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], dict[str, Any]]]:
-    """Return the places of a tree that name a data file, here or in a data set, with their paths."""
-    found: list[tuple[tuple[str | int, ...], dict[str, Any]]] = []
-    data, evaluate = tree["data"], tree.get("evaluate")
-    found += [(("data", "sources", index), item) for index, item in enumerate(data["sources"])]
-    found += [(("data", "validation", index), item) for index, item in enumerate(data["validation"]["sources"])]
-    if evaluate is not None:
-        found += [(("evaluate", "prompts", index), item) for index, item in enumerate(evaluate["prompts"])]
-    return found
-
-
 def _places(values: Mapping[str, Any], base: Path) -> dict[str, Path]:
     """Return where the files that resolved values name are on this machine, without looking into them."""
-    places = {item["file"]: placed(item["file"], base) for _, item in _file_items(values) if "file" in item}
+    places = places_of(values, base)
     if (init := values["draft"].get("init")) is not None:
         kind, folder = ("source", init["convert"]) if "convert" in init else ("init", init["from"])
         places |= {f"{kind}/{name}": placed(f"{folder}/{name}", base) for name in init["files"]}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from specc.core.datafiles import items_of, local_files
 from specc.core.files import sha256
 from specc.core.lock import lock_path
 from specc.core.references import PACKAGE
@@ -68,11 +69,9 @@ def project_of(spec: Path, build: str, values: Mapping[str, Any]) -> Project:
 
 def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the files that the locked values name relative to the spec, with their sha256."""
-    data, verifier, init = values["data"], values["verifier"], values["draft"].get("init")
-    prompts = (values.get("evaluate") or {}).get("prompts", [])
-    for item in [*data["sources"], *data["validation"]["sources"], *prompts]:
-        if "file" in item and not item["file"].startswith(PACKAGE):
-            yield item["file"], item["sha256"]
+    verifier, init = values["verifier"], values["draft"].get("init")
+    for _, item in items_of(values):
+        yield from ((name, digest) for name, digest in local_files(item).items() if not name.startswith(PACKAGE))
     if init is not None and not init.get("revision"):  # else it is a hub's
         folder = init["convert"] if "convert" in init else init["from"]
         yield from ((posixpath.join(folder, name), digest) for name, digest in init["files"].items())
