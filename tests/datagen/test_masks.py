@@ -18,32 +18,46 @@ from hypothesis import strategies as st
 
 from small import make_tokenizer
 from specc.datagen.masks import LeftOutError, Masker, cut_at, token_mask, without
-from specc.datagen.rows import Message
+from specc.datagen.rows import Message, Said
+from specc.datagen.shapes import read_row
 from specc.datagen.template import ChatTemplate
 from specc.datagen.tokens import Encoder
 
 TEMPLATES = Path(__file__).parent / "templates"
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SENTENCEPIECE = ("<unk>", "<s>", "</s>")
+LLAMA3 = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>")
+GEMMA = ("<unk>", "<bos>", "<end_of_turn>", "<start_of_turn>", "<eos>")
+TOOL_MARKS = tuple(f"<｜tool▁{mark}｜>" for mark in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep",
+                   "outputs▁begin", "outputs▁end", "output▁begin", "output▁end"))  # fmt: skip
+DEEPSEEK = ("<unk>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", *TOOL_MARKS)
 SPECIALS: dict[str, tuple[str, ...]] = {
     "chatml": CHATML,
     "chatml-marked": CHATML,
-    "gemma": ("<unk>", "<bos>", "<end_of_turn>", "<start_of_turn>", "<eos>"),
+    "deepseek-r1": DEEPSEEK,
+    "deepseek-v3": DEEPSEEK,
+    "gemma": GEMMA,
+    "gemma3": GEMMA,
+    "gpt-oss": ("<|endoftext|>", "<|startoftext|>", "<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>",
+                "<|call|>"),
     "llama2": SENTENCEPIECE,
-    "llama3": (
-        "<unk>",
-        "<|begin_of_text|>",
-        "<|eot_id|>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<|end_of_text|>",
-    ),
+    "llama3": ("<unk>", *LLAMA3),
+    "llama3.1": ("<unk>", *LLAMA3),
+    "llama4": ("<unk>", "<|begin_of_text|>", "<|eot|>", "<|header_start|>", "<|header_end|>", "<|python_start|>",
+               "<|python_end|>"),
     "mistral": (*SENTENCEPIECE, "[INST]", "[/INST]"),
+    "mistral-v3": (*SENTENCEPIECE, "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]",
+                   "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
     "phi3": ("<unk>", "<s>", "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"),
+    "phi4": ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>"),
+    "qwen2.5": CHATML,
     "qwen3": CHATML,
+    "qwen3.5": CHATML,
+    "smollm2": CHATML,
+    "smollm3": CHATML,
     "thinking-prompt": CHATML,
     "vicuna": SENTENCEPIECE,
-}
+}  # fmt: skip
 """Unknown, first, last and further special tokens of each family."""
 
 BREAD: list[Message] = [
@@ -57,11 +71,54 @@ PARIS: list[Message] = [
 SYSTEM: list[Message] = [{"role": "system", "content": "Be brief."}]
 
 
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a day.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+ASKED = {"role": "user", "content": "Will it rain in Paris?"}
+THOUGHT = "The weather is what a tool knows."
+
+
+def call(*cities: str, **more: Any) -> dict[str, Any]:
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"city": city}}} for city in cities]
+    return {"role": "assistant", "content": None, "tool_calls": calls, **more}
+
+
+def result(text: str) -> dict[str, Any]:
+    return {"role": "tool", "content": text}
+
+
+def with_tools(*messages: Any) -> Said:
+    return read_row({"messages": list(messages), "tools": [WEATHER]})
+
+
 def answered(content: str, **extra: Any) -> list[Message]:
     return [BREAD[0], {"role": "assistant", "content": content, **extra}]
 
 
-def cases(eos: str) -> dict[str, list[Message]]:
+def cases(eos: str) -> dict[str, Said]:
+    said = {"role": "assistant", "content": "Yes."}
+    again = [{"role": "user", "content": "And in Lyon?"}, {"role": "assistant", "content": "No."}]
+    thought = read_row({"messages": [ASKED, {**said, "reasoning": THOUGHT}]})["messages"]
+    return {title: {"messages": messages} for title, messages in plain_cases(eos).items()} | {
+        "a thought apart": {"messages": thought},
+        "a thought apart before": {"messages": thought + PARIS},
+        "a call at the end": with_tools(ASKED, call("Paris")),
+        "a call, its result and an answer": with_tools(*SYSTEM, ASKED, call("Paris"), result('{"rain": true}'), said),
+        "two calls at once": with_tools(ASKED, call("Paris", "Lyon"), result("rain"), result("sun"), said),
+        "words beside a call": with_tools(ASKED, call("Paris", content="Let me look."), result("rain"), said),
+        "a thought before a call": with_tools(
+            ASKED, call("Paris", reasoning=THOUGHT), result("rain"), {**said, "reasoning": "It says rain."}
+        ),
+        "calls in an earlier turn": with_tools(ASKED, call("Paris"), result("rain"), said, *again),
+    }
+
+
+def plain_cases(eos: str) -> dict[str, list[Message]]:
     thought = "<think>\nA question of yeast.\n</think>\n\nWait."
     return {
         "one turn": BREAD,
@@ -89,16 +146,16 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     for name, specials in SPECIALS.items():
         folder = tmp_path_factory.mktemp(name)
         tokenizer = make_tokenizer(folder, (TEMPLATES / f"{name}.jinja").read_text(), specials=specials)
-        config = {"vocab_size": 448, "eos_token_ids": [tokenizer.token_to_id(specials[2])]}
+        config = {"vocab_size": 512, "eos_token_ids": [tokenizer.token_to_id(specials[2])]}
         params = {"verifier": {"config": config}, "data": {"sequence_length": 512}, "date": "2026-11-23"}
         made[name] = Encoder.load(folder, params)
     return made
 
 
-def show(encoder: Encoder, messages: list[Message]) -> str:
+def show(encoder: Encoder, said: Said) -> str:
     """Return a conversation's text with its trained tokens between brackets."""
     try:
-        marked = encoder.masker.mark(messages)
+        marked = encoder.masker.mark(said["messages"], said.get("tools"))
     except LeftOutError as error:
         return f"left out: {error.reason} ({error.detail})"
     encoding = encoder.tokenizer.encode(marked.text, add_special_tokens=False)
@@ -117,7 +174,7 @@ def show(encoder: Encoder, messages: list[Message]) -> str:
 
 @pytest.mark.parametrize("name", SPECIALS)
 def test_golden(name: str, encoders: dict[str, Encoder]) -> None:
-    shown = {title: show(encoders[name], messages) for title, messages in cases(SPECIALS[name][2]).items()}
+    shown = {title: show(encoders[name], said) for title, said in cases(SPECIALS[name][2]).items()}
     text = "\n\n".join(f"=== {title}\n{body}" for title, body in shown.items()) + "\n"
     golden = TEMPLATES / f"{name}.txt"
     if os.environ.get("SPECC_WRITE_GOLDEN"):
