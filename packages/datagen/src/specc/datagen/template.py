@@ -65,7 +65,9 @@ class ChatTemplate:
                     {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
                     for call in message["tool_calls"]
                 ]
-            shown.append(item | {key: message[key] for key in ("tool_call_id", "name") if key in message})
+            if message["role"] == "tool":
+                item |= {"tool_call_id": message.get("tool_call_id", ""), "name": message.get("name", "")}
+            shown.append(item)
         return shown
 
     @classmethod
