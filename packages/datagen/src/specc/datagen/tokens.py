@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, processors
+from tokenizers import Encoding, Tokenizer, processors
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
@@ -45,12 +45,18 @@ HINTS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A row as token ids and loss mask `[tokens]`, and the token behind each trained span `[spans]`."""
+    """A row as token ids and loss mask `[tokens]`, and the token behind each trained span `[spans]`.
+
+    `text` is what the tokens are of, and `offsets` `[tokens, 2]` their characters in it; both are empty where the row
+    brought its tokens.
+    """
 
     ids: NDArray[np.int32]
     mask: NDArray[np.uint8]
     behind: NDArray[np.int64]
-    context_turns: int
+    context_turns: int = 0
+    text: str = ""
+    offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +88,11 @@ class Encoder:
                 marked.append(error)
         texts = [item.text for item in marked if isinstance(item, Marked)]
         encodings = iter(self.tokenizer.encode_batch(texts, add_special_tokens=False))
-        found = list[Encoded | LeftOutError]()
-        for item in marked:
-            if isinstance(item, Marked):
-                encoding = next(encodings)
-                offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-                mask, behind = token_mask(offsets, item.spans)
-                item = Encoded(np.array(encoding.ids, np.int32), mask, behind, item.context_turns)  # noqa: PLW2901
-            found.append(item)
-        return found
+        return [_encoded(item, next(encodings)) if isinstance(item, Marked) else item for item in marked]
+
+    def encode_text(self, marked: Marked) -> Encoded:
+        """Return a rendered conversation as tokens."""
+        return _encoded(marked, self.tokenizer.encode(marked.text, add_special_tokens=False))
 
     def shard(self, rows: list[Row]) -> tuple[dict[str, NDArray[Any]], list[str]]:
         """Return the tensors of a shard, and where and why rows were left out."""
@@ -177,13 +179,19 @@ def tokens(stage: Stage) -> None:
     write_atomic(stage.output / "index.json", pretty(index))
 
 
+def _encoded(marked: Marked, encoding: Encoding) -> Encoded:
+    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+    mask, behind = token_mask(offsets, marked.spans)
+    return Encoded(np.array(encoding.ids, np.int32), mask, behind, marked.context_turns, marked.text, offsets)
+
+
 def given(row: Said) -> Encoded:
     """Return the tokens that a row brings, with its own mask; raises `LeftOutError` if that trains nothing."""
     mask = np.array(row.get("loss_mask", ()), np.uint8)
     if not mask.any():
         raise LeftOutError("empty_mask")
     behind = np.flatnonzero(np.diff(mask, append=0) == np.uint8(255)) + 1  # 1 to 0, in unsigned bytes
-    return Encoded(np.array(row.get("input_ids", ()), np.int64).clip(max=_TOP).astype(np.int32), mask, behind, 0)
+    return Encoded(np.array(row.get("input_ids", ()), np.int64).clip(max=_TOP).astype(np.int32), mask, behind)
 
 
 def check_masks(tokens: int, trained: int, left_out: Mapping[str, int], template: str) -> None:
