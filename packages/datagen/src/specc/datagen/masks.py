@@ -205,10 +205,8 @@ class Masker:
 
     def _tail(self, messages: Sequence[Message], tools: str | None) -> str:
         """Return what the template writes behind the last answer of conversations like `messages`."""
-        roles = (
-            *(f"{message['role']}{'()' * ('tool_calls' in message)}" for message in messages[:-1]),
-            str(bool(tools)),
-        )
+        roles = tuple(message["role"] + "()" * ("tool_calls" in message) for message in messages[:-1])
+        roles += ("tools",) * bool(tools)
         tail = self.tails.get(roles)
         if tail is None:
             stand_in: Message = {"role": "assistant", "content": SENTINEL}

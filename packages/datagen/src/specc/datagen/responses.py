@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.files import digest_of, pretty, write_atomic
 from specc.core.stage import Stage
 from specc.datagen.engine import generate, start, stop
+from specc.datagen.masks import SENTINEL
 from specc.datagen.rows import Message, Row, read_rows, read_shards, shard_info, shard_name, write_rows
 from specc.datagen.template import ChatTemplate, render
 
@@ -130,18 +131,33 @@ class Talk:
         return [*self.said, *question]
 
 
+def in_channels(template: ChatTemplate, specials: Iterable[str], date: str) -> bool:
+    """Tell whether special tokens stand inside an answer, as gpt-oss's channels do: its text is none without them."""
+    asked: list[Message] = [{"role": "user", "content": "?"}]
+    try:
+        prompt = render(template, asked, add_generation_prompt=True, date=date)
+        said = render(
+            template, [*asked, {"role": "assistant", "content": SENTINEL}], add_generation_prompt=False, date=date
+        )
+    except SpeccError:
+        return False  # each row says so itself
+    before = said.removeprefix(prompt).partition(SENTINEL)[0]
+    return said.startswith(prompt) and any(name in before for name in specials)
+
+
 class Writer:
     """A verifier that answers conversations."""
 
     def __init__(self, verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any]) -> None:
         """Read tokenizer and template; `params` are the stage's. vLLM is started for the first prompt that fits."""
-        from specc.datagen.tokens import load_tokenizer
+        from specc.datagen.tokens import load_tokenizer, special_tokens
 
         self._options: Mapping[str, Any] = params["data"]["responses"]
         self._length: int = params["data"]["sequence_length"]
         self._date: str = params["date"]
         self._ends: list[int] = params["verifier"]["config"]["eos_token_ids"]
         self._template, self._tokenizer = ChatTemplate.load(verifier), load_tokenizer(verifier)
+        self._whole = in_channels(self._template, special_tokens(self._tokenizer).values(), self._date)
         self._start: Callable[[], Any] = partial(start, verifier, params, facets, length=self._length)
         self._llm: Any = None
         self.refused: list[str] = []
@@ -217,6 +233,7 @@ class Writer:
             stop_token_ids=self._ends,
             seed=None if greedy else int(stream[:12], 16),
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_special_tokens=not self._whole,
         )
 
     def close(self) -> None:
