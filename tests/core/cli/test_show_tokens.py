@@ -23,8 +23,8 @@ ROWS: list[dict[str, Any]] = [
     {"prompt": "Count.", "completion": "one two three four " * 99},
 ]  # fmt: skip
 SHOWN = """\
-prompts.jsonl: the first 7 rows, 1 of the shape `conversations`, 1 of the shape `input_ids`, \
-1 of the shape `messages`, 1 of the shape `messages with tools`, 2 of the shape `prompt`
+prompts.jsonl: the first 7 rows, of the shapes `conversations` 1, `input_ids` 1, `messages` 1, \
+`messages with tools` 1, `prompt` 2
   {tokens} tokens of which {trained} are trained ({share} %)
   1 row cut at `data.sequence_length` (512)
   2 rows left out: `no_answer` 2
