@@ -120,7 +120,7 @@ def conversations(draw: st.DrawFn) -> tuple[Said, list[str], list[str]]:
     return read_row({"messages": messages, "tools": [WEATHER]}), says, given
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", KNOWING)
 @given(case=conversations())
 def test_what_is_said_is_trained_or_context_and_what_is_given_is_neither(

@@ -184,6 +184,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("abcé", min_size=1, max_size=4), json_values, max_size=4))
 def test_arguments_as_an_object_and_as_text_are_one(arguments: dict[str, Any]) -> None:
     (one,) = calls_of({"name": "f", "arguments": arguments}, "x")
@@ -194,7 +195,7 @@ def test_arguments_as_an_object_and_as_text_are_one(arguments: dict[str, Any]) -
     assert parsed[0]["function"]["parameters"]["properties"] == arguments
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.recursive(json_values, lambda inner: st.fixed_dictionaries({}, optional={
     "messages": inner, "role": st.sampled_from(["user", "assistant", "tool", "function_call"]), "content": inner,
     "tool_calls": inner, "tools": inner, "input_ids": inner, "labels": inner, "query": inner, "answers": inner,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from projects import SPEC, Project, make_project
 from specc.core.cli import rows
+from specc.core.compiler import compile_spec
+from specc.core.errors import SpeccError
 
 ROWS: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "Name a\tbread."},
@@ -141,3 +144,12 @@ def test_what_is_trained_is_in_colour_on_a_terminal() -> None:
     assert plain == "Why?\n⟦It\n\ngrows.⟧"
     assert coloured == "Why?\n\x1b[32mIt\x1b[0m\n\n\x1b[32mgrows.\x1b[0m"
     assert click.unstyle(coloured) == plain.translate({ord("⟦"): None, ord("⟧"): None})
+
+
+def test_a_hubs_verifier_must_have_been_fetched(project: Project) -> None:
+    compiled = compile_spec(project.folder / "tiny.yaml")
+    verifier = {**compiled.values["verifier"], "revision": "0" * 40}
+    elsewhere = replace(compiled, values={**compiled.values, "verifier": verifier})
+    with pytest.raises(SpeccError, match="the verifier's tokenizer is not on this machine") as raised:
+        rows._preview(elsewhere, {})
+    assert raised.value.hint == f"`specc build {compiled.path} --stage verifier` fetches it"
