@@ -16,8 +16,8 @@ from specc.core.stage import Stage
 from specc.datagen.filters import WORDS, filters_of
 from specc.datagen.formats import rows_of
 from specc.datagen.mix import mixed
-from specc.datagen.rows import Message, Row, ShardInfo, canonical_text, shard_info, shard_name, write_rows
-from specc.datagen.shapes import HINT, ShapeError, messages_of
+from specc.datagen.rows import Message, Row, Said, ShardInfo, identity, shard_info, shard_name, write_rows
+from specc.datagen.shapes import HINT, ShapeError, read_row
 from specc.datagen.sources import Source, opened, sources_of
 
 SHOWN: Final = 10
@@ -73,7 +73,7 @@ class Candidate(NamedTuple):
     validation: bool
     file: str
     number: int
-    messages: list[Message]
+    said: Said
 
 
 def conversations(stage: Stage) -> None:
@@ -104,7 +104,8 @@ def conversations(stage: Stage) -> None:
         tally.train += not item.validation
         pending.append({
             "id": item.identity, "row": row, "split": "validation" if item.validation else "train",
-            "source": item.file, "line": item.number, "messages": with_system(item.messages, data["system_prompt"]),
+            "source": item.file, "line": item.number, **item.said,
+            "messages": with_system(item.said["messages"], data["system_prompt"]),
         })  # fmt: skip
         if len(pending) == data["shard_rows"]:
             flush()
@@ -149,8 +150,8 @@ def conversations(stage: Stage) -> None:
 
 
 def with_system(messages: list[Message], prompt: str | None) -> list[Message]:
-    """Return `messages` with `prompt` put first, unless they have a system turn or there is no prompt."""
-    if prompt is None or messages[0]["role"] == "system":
+    """Return `messages` with `prompt` put first, unless there are none, they have a system turn or it is none."""
+    if prompt is None or not messages or messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": prompt}, *messages]
 
@@ -161,13 +162,13 @@ def is_validation(identity: str, share: float) -> bool:
     return int(drawn, 16) / 2**64 < share
 
 
-def identified(row: object) -> tuple[str, list[Message]]:
-    """Return a row's identity (the sha256 of its messages) and its messages; raises `ShapeError`."""
+def identified(row: object) -> tuple[str, Said]:
+    """Return a row's identity (the sha256 of what it says) and what it says; raises `ShapeError`."""
     if isinstance(row, ShapeError):
         raise row
-    messages = messages_of(row)
+    said = read_row(row)
     try:
-        return hashlib.sha256(canonical_text(messages)).hexdigest(), messages
+        return identity(said), said
     except UnicodeEncodeError as error:
         raise ShapeError("half a surrogate pair (`\\ud800` to `\\udfff`) is no text") from error
 
@@ -220,7 +221,7 @@ def _conversations(
                 if tally.read % REPORT_EVERY == 0:
                     stage.progress(tally.read, whole, "rows", name)
                 try:
-                    identity, messages = identified(row)
+                    identity, said = identified(row)
                 except ShapeError as error:
                     tally.refuse(name, number, str(error))
                 else:
@@ -229,9 +230,10 @@ def _conversations(
                         tally.duplicates += 1
                     else:
                         seen.add(short)
-                        if (filtered := keep(messages)) is None:
+                        # What is given as tokens has no text that could be judged.
+                        if (filtered := keep(said["messages"]) if said["messages"] else None) is None:
                             validation = is_validation(identity, source.share)
-                            yield Candidate(identity, validation, name, number, messages)
+                            yield Candidate(identity, validation, name, number, said)
                         else:
                             tally.removed[filtered] += 1
                 if taken == source.rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.files import digest_of, pretty, write_atomic
 from specc.core.stage import Stage
 from specc.datagen.engine import generate, start, stop
+from specc.datagen.masks import SENTINEL
 from specc.datagen.rows import Message, Row, read_rows, read_shards, shard_info, shard_name, write_rows
 from specc.datagen.template import ChatTemplate, render
 
@@ -99,7 +100,10 @@ def _say(stage: Stage, counts: Counter[str], writer: Writer | None, total: int) 
     if counts["left_out"]:
         stage.warn(f"{counts['left_out']} of {total} rows are too long or refused, and left out{example}")
     if counts["shortened"]:
-        stage.note(f"{counts['shortened']} of {total} conversations end before a turn that would be too long")
+        stage.note(
+            f"{counts['shortened']} of {total} conversations end before a turn that would be too long, or that"
+            " follows what a tool answered"
+        )
 
 
 @dataclass(slots=True)
@@ -112,8 +116,13 @@ class Talk:
 
     @classmethod
     def of(cls, row: Row) -> Talk:
-        """Begin a row's conversation; its own answers are dropped."""
-        return cls(row, asked=[message for message in row["messages"] if message["role"] != "assistant"])
+        """Begin a row's conversation; its own answers are dropped, and all that follows what a tool answered.
+
+        A result belongs to a call, and the verifier may make another one, or none.
+        """
+        messages = row["messages"]
+        end = next((i for i, message in enumerate(messages) if message["role"] == "tool"), len(messages))
+        return cls(row, asked=[message for message in messages[:end] if message["role"] != "assistant"])
 
     def next_prompt(self) -> list[Message]:
         """Return what was said, up to and with the next question, which is then asked no more."""
@@ -122,18 +131,33 @@ class Talk:
         return [*self.said, *question]
 
 
+def in_channels(template: ChatTemplate, specials: Iterable[str], date: str) -> bool:
+    """Tell whether special tokens stand inside an answer, as gpt-oss's channels do: its text is none without them."""
+    asked: list[Message] = [{"role": "user", "content": "?"}]
+    try:
+        prompt = render(template, asked, add_generation_prompt=True, date=date)
+        said = render(
+            template, [*asked, {"role": "assistant", "content": SENTINEL}], add_generation_prompt=False, date=date
+        )
+    except SpeccError:
+        return False  # each row says so itself
+    before = said.removeprefix(prompt).partition(SENTINEL)[0]
+    return said.startswith(prompt) and any(name in before for name in specials)
+
+
 class Writer:
     """A verifier that answers conversations."""
 
     def __init__(self, verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any]) -> None:
         """Read tokenizer and template; `params` are the stage's. vLLM is started for the first prompt that fits."""
-        from specc.datagen.tokens import load_tokenizer
+        from specc.datagen.tokens import load_tokenizer, special_tokens
 
         self._options: Mapping[str, Any] = params["data"]["responses"]
         self._length: int = params["data"]["sequence_length"]
         self._date: str = params["date"]
         self._ends: list[int] = params["verifier"]["config"]["eos_token_ids"]
         self._template, self._tokenizer = ChatTemplate.load(verifier), load_tokenizer(verifier)
+        self._whole = in_channels(self._template, special_tokens(self._tokenizer).values(), self._date)
         self._start: Callable[[], Any] = partial(start, verifier, params, facets, length=self._length)
         self._llm: Any = None
         self.refused: list[str] = []
@@ -147,7 +171,12 @@ class Writer:
         `done` is called with the number of rows that are through, and a word on the speed.
         """
         talks = [Talk.of(row) for row in rows]
-        going = talks
+        self.refused += [
+            f"{talk.row['source']}:{talk.row['line']} (its tokens are given, and nothing asks for an answer)"
+            for talk in talks
+            if not talk.asked
+        ]
+        going = [talk for talk in talks if talk.asked]
         while going:
             asking, prompts, params = list[Talk](), list[list[int]](), list[Any]()
             for talk in going:
@@ -179,7 +208,8 @@ class Writer:
         """Return a prompt's tokens, or None if it cannot be asked."""
         where = f"{talk.row['source']}:{talk.row['line']}"
         try:
-            text = render(self._template, messages, add_generation_prompt=True, date=self._date)
+            tools = talk.row.get("tools")
+            text = render(self._template, messages, tools=tools, add_generation_prompt=True, date=self._date)
         except SpeccError as error:
             self.refused.append(f"{where} (the chat template refuses it: {error.message})")
             return None
@@ -203,6 +233,7 @@ class Writer:
             stop_token_ids=self._ends,
             seed=None if greedy else int(stream[:12], 16),
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_special_tokens=not self._whole,
         )
 
     def close(self) -> None:
