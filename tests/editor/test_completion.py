@@ -75,7 +75,7 @@ def test_a_matrix_is_offered_the_fields_that_can_vary(server: LanguageServer) ->
 def test_a_section_that_is_inserted_has_only_what_it_must_have(server: LanguageServer) -> None:
     proposed = server.complete(server.type("|"))
     assert proposed["train"].text == "train:\n  "
-    assert server.complete(server.type("data:\n  |"))["sources"].text == "sources:\n  - file: "
+    assert server.complete(server.type("data:\n  |"))["sources"].text == "sources:\n  - "
 
 
 @pytest.mark.parametrize(("text", "values"), [
