@@ -101,6 +101,28 @@ def test_words_for_a_person_end_in_the_folder(project: Project) -> None:
     assert '"num_speculative_tokens": 2' in (project.folder / "as-eagle/README.md").read_text()
 
 
+@pytest.mark.parametrize(("source", "serving"), [("./draft", {"method": "eagle3"}), ("./eagle", {"method": "eagle"})])
+def test_a_conversion_is_served_and_exported_by_its_id(project: Project, source: str, serving: dict[str, str]) -> None:
+    made, _ = convert(project, source, "--verifier", "./verifier", "--out", f"out/of-{source[2:]}",
+                      "--speculative-tokens", "2")  # fmt: skip
+    digest = made["artifacts"]["converted"].removeprefix("sha256:")
+    out, _ = project.run("serve", digest[:12], "--dry-run", "--json")
+    said = json.loads(out)
+    line = said["command"]
+    asked = json.loads(line[line.index("--speculative-config") + 1])
+    assert asked == {**serving, "model": said["speculator"], "num_speculative_tokens": 2}
+    assert digest[:12] in said["speculator"]
+    project.run("export", digest[:12], "--to", f"plain-{source[2:]}")
+    plain = project.folder / f"plain-{source[2:]}"
+    assert {path.name for path in plain.iterdir()} == {path.name for path in Path(said["speculator"]).iterdir()}
+
+
+def test_what_vllm_has_a_method_of_its_own_for_is_measured_at_a_server(project: Project) -> None:
+    made, _ = convert(project, "./eagle", "--verifier", "./verifier", "--out", "out/measured")
+    _, said = project.run("evaluate", made["artifacts"]["converted"][7:19], "--prompts", "prompts.jsonl", expect=2)
+    assert "is measured at a server" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

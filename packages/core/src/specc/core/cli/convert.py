@@ -19,6 +19,7 @@ from specc.core.execute import Reporter, build, terminable
 from specc.core.files import directory_digest, entries, remove_tree, storage_error, sync
 from specc.core.layouts import LAYOUTS
 from specc.core.plan import Decision
+from specc.core.store.manifests import SHORT
 from specc.core.store.place import absolute
 
 
@@ -78,6 +79,8 @@ def command(  # noqa: PLR0917 - click passes by name
     words(f"{'converted' if built else 'nothing to do'}: {last} sha256:{digests[last]}")
     for line in _lines(made, said):
         words(f"  {line}")
+    if last == "converted":
+        words(f"  serve it: specc serve {digests[last][:SHORT]}")
     click.echo(str(out))
     return Exit.OK
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -199,17 +199,18 @@ def _of_checkpoint(target: str, asked: Asked, *, json: bool) -> int:
                          code=Exit.USAGE)  # fmt: skip
     grid = {
         "temperatures": asked.temperatures,
-        "speculative_tokens": _tokens(checkpoint.params, asked),
+        "speculative_tokens": _tokens(checkpoint.stage, served.values, asked),
         "batch_sizes": asked.batch_sizes,
         "repeats": asked.repeats or REPEATS,
     }
     evaluate = {"prompts": sources, "max_tokens": asked.max_tokens or MAX_TOKENS, "grid": grid}
-    row = ROWS["benchmark"]({**checkpoint.params, "evaluate": evaluate})
+    row = ROWS["benchmark"]({**served.values, "evaluate": evaluate})
     if row is None:  # there is a grid
         raise AssertionError(checkpoint.digest)
+    row = replace(row, inputs={**row.inputs, "checkpoint": checkpoint.stage})
     every = locks.machine_class(machine_name(), locks.engines()).facets(asked.threads or THREADS, 1)
     stage = PlannedStage(row=row, facets={name: every[name] for name in row.facets if name in every}, recipe="")
-    folders = {"checkpoint": checkpoint.digest, "verifier": checkpoint.inputs["verifier"]}
+    folders = {checkpoint.stage: checkpoint.digest, "verifier": checkpoint.inputs["verifier"]}
     if "stitched" in row.inputs:
         stitched = store.last(served.name, "stitched")  # `find` has seen to it
         folders["stitched"] = stitched.digest if stitched else ""
@@ -280,13 +281,21 @@ def _name(path: Path) -> str:
     return path.name if outside else path.as_posix()
 
 
-def _tokens(params: Mapping[str, Any], asked: Asked) -> list[int]:
-    """Return the numbers of tokens to draft, by default the checkpoint's own."""
-    from specc.core.algorithms import algorithm
+def _tokens(stage: str, values: Mapping[str, Any], asked: Asked) -> list[int]:
+    """Return the numbers of tokens to draft, by default the checkpoint's own; what a source bore nobody knows."""
+    from specc.core.algorithms import ALGORITHMS, algorithm
 
-    draft = params["draft"]
-    most = algorithm(draft["algorithm"]).max_speculative_tokens(draft)
-    if asked.tokens and max(asked.tokens) > most:
-        raise SpeccError(f"this draft can be asked for at most {most} tokens, and `--tokens` is {max(asked.tokens)}",
-                         hint=f"use {most} or fewer", code=Exit.USAGE)  # fmt: skip
-    return list(dict.fromkeys(asked.tokens)) or [params["export"]["speculative_tokens"]]
+    draft = values["draft"]
+    if draft["algorithm"] not in ALGORITHMS:
+        raise SpeccError(f"a draft for vLLM's own method `{draft['algorithm']}` is measured at a server",
+                         hint="`specc serve ID`, and `specc evaluate --url http://127.0.0.1:8000/v1 …`",
+                         code=Exit.USAGE)  # fmt: skip
+    if stage == "checkpoint" and asked.tokens:
+        most = algorithm(draft["algorithm"]).max_speculative_tokens(draft)
+        if max(asked.tokens) > most:
+            raise SpeccError(
+                f"this draft can be asked for at most {most} tokens, and `--tokens` is {max(asked.tokens)}",
+                hint=f"use {most} or fewer",
+                code=Exit.USAGE,
+            )
+    return list(dict.fromkeys(asked.tokens)) or [values["export"]["speculative_tokens"]]

@@ -14,6 +14,7 @@ from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import entries
 from specc.core.publishing.directory import export
+from specc.core.serving.served import values_of
 from specc.core.store import Store
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -62,7 +63,7 @@ def command(target: str, to: Path, only: tuple[str, ...], json: bool, **how: Unp
     if json:
         print_json(
             {
-                "name": checkpoint.params["name"],
+                "name": values_of(store, checkpoint)["name"],
                 "checkpoint": f"sha256:{checkpoint.digest}",
                 "evaluation": f"sha256:{evaluation.digest}" if evaluation else None,
                 "folder": str(to),

@@ -14,6 +14,7 @@ from specc.core.cli.target import checkpoint_of
 from specc.core.errors import Exit
 from specc.core.execute import terminable
 from specc.core.publishing.push import push
+from specc.core.serving.served import values_of
 
 
 @click.command("push", short_help="a checkpoint to a model hub")
@@ -40,7 +41,7 @@ def command(  # noqa: PLR0917 - click passes by name
     It is what `specc export` writes, in one commit. After a cut connection the same command sends what is missing.
     """
     store, checkpoint = checkpoint_of(target, only)
-    name = str(checkpoint.params["name"])
+    name = str(values_of(store, checkpoint)["name"])
     with terminable(), tempfile.TemporaryDirectory(prefix="specc-push-") as temporary:
         folder = Path(temporary) / name.replace("/", "-")
         evaluation = exported(store, checkpoint, folder, how)

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from specc.core.algorithms import algorithm
+from specc.core.algorithms import ALGORITHMS, algorithm
 from specc.core.cli.options import ONLY, as_json, print_json, words
 from specc.core.cli.target import checkpoint_of
 from specc.core.errors import Exit, SpeccError
@@ -138,7 +138,9 @@ def find(target: str, only: Collection[str] = ()) -> Served:
 
 def refuse_unserved(served: Served, device: str) -> None:
     """Raise `SpeccError` for a draft that vLLM does not run; where it does elsewhere, only say so."""
-    draft = served.checkpoint.params["draft"]
+    draft = served.values["draft"]
+    if draft["algorithm"] not in ALGORITHMS:
+        return  # converted to what vLLM has a method of its own for
     row = algorithm(draft["algorithm"])
     devices = row.vllm(draft)
     if not devices:

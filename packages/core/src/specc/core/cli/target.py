@@ -43,7 +43,7 @@ def checkpoint_of(target: str, only: Collection[str] = ()) -> tuple[Store, Manif
         return store, checkpoint
     store = Store.locate(Path.cwd() / "spec.yaml")
     checkpoint = store.manifest(store.resolve(target))
-    if checkpoint.stage != "checkpoint":
+    if checkpoint.stage not in ("checkpoint", "converted"):
         raise SpeccError(
             f"`{target}` is an artifact of the stage `{checkpoint.stage}`, and a checkpoint is asked for",
             hint="`specc status SPEC` lists a spec's artifacts",

@@ -83,7 +83,7 @@ def drive(
             "streams": list(streams),
             "max_tokens": max_tokens,
             "prompts": len(rows) or "synthetic",
-            "speculative_tokens": served.checkpoint.params["export"]["speculative_tokens"],
+            "speculative_tokens": served.values["export"]["speculative_tokens"],
             "order": list(SIDES),
             "guidellm": metadata.version("guidellm"),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

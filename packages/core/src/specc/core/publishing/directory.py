@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from specc.core.algorithms import algorithm
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import new_folder, pretty, sha256_file, walk
-from specc.core.serving.served import stitched_of
+from specc.core.serving.served import is_stitched, stitched_of, values_of
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
 
@@ -40,7 +39,7 @@ def export(
     Raises `SpeccError` if `to` has files, if an artifact is gone or is not what was sealed, or if there is nothing
     that `verifier` or `head` could mean.
     """
-    stitched = algorithm(checkpoint.params["draft"]["algorithm"]).stitched
+    stitched = is_stitched(values_of(store, checkpoint)["draft"])
     if head and not stitched:
         raise SpeccError("`--head` is for a draft that is stitched into its verifier, and this one is whole by itself",
                          hint="leave it out", code=Exit.USAGE)  # fmt: skip

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from specc.core.algorithms import algorithm
+from specc.core.algorithms import ALGORITHMS, algorithm
 from specc.core.contracts import Manifest
 from specc.core.engines import architecture
 from specc.core.errors import Exit, SpeccError
+from specc.core.files import sha256_file
 from specc.core.serving.server import START, Server, serving
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
@@ -36,6 +38,8 @@ class Served:
 
     name: str
     checkpoint: Manifest
+    values: Mapping[str, Any]
+    """The checkpoint's resolved values, as `values_of` has them."""
     speculator: Path
     verifier: Path
     store: Store
@@ -48,20 +52,56 @@ def served_of(store: Store, checkpoint: Manifest) -> Served:
 
     Raises `SpeccError` if the verifier's artifact is gone, or the one that a head is stitched into.
     """
-    name = str(checkpoint.params["name"])
+    values = values_of(store, checkpoint)
+    name = str(values["name"])
     speculator, verifier = store.path(checkpoint.digest), store.path(checkpoint.inputs["verifier"])
     digests = (checkpoint.digest, checkpoint.inputs["verifier"])
-    if algorithm(checkpoint.params["draft"]["algorithm"]).stitched:
+    if is_stitched(values["draft"]):
         stitched = stitched_of(store, checkpoint)
         speculator = verifier = store.path(stitched.digest)
         digests = (checkpoint.digest, stitched.digest)
-    return Served(name=name, checkpoint=checkpoint, speculator=speculator, verifier=verifier, store=store,
-                  digests=digests)  # fmt: skip
+    return Served(name=name, checkpoint=checkpoint, values=values, speculator=speculator, verifier=verifier,
+                  store=store, digests=digests)  # fmt: skip
+
+
+def values_of(store: Store, checkpoint: Manifest) -> Mapping[str, Any]:
+    """Return a checkpoint's resolved values: `name`, `draft`, `verifier`, `export`, and what prompts are made with.
+
+    Those of a conversion, which no spec describes, are in its own files; its verifier runs in bfloat16, and its
+    template may print the day on which it was converted.
+    """
+    if checkpoint.stage == "checkpoint":
+        return checkpoint.params
+    said: dict[str, Any] = json.loads((store.path(checkpoint.digest) / "specc.json").read_text("utf-8"))
+    template = store.path(checkpoint.inputs["verifier"]) / "chat_template.jinja"
+    return {
+        "name": said["name"].rpartition("/")[2],
+        "draft": said["resolved"]["draft"],
+        "verifier": {
+            **checkpoint.params["verifier"],
+            "dtype": "bfloat16",
+            "chat_template_sha256": sha256_file(template) if template.is_file() else None,
+        },
+        "export": said["resolved"]["export"],
+        "data": {"system_prompt": None},
+        "date": str(store.record(checkpoint.key).get("started", time.strftime("%Y-%m-%d", time.gmtime())))[:10],
+    }
+
+
+def is_stitched(draft: Mapping[str, Any]) -> bool:
+    """Tell whether a draft is served inside its verifier."""
+    return draft["algorithm"] in ALGORITHMS and algorithm(draft["algorithm"]).stitched
+
+
+def serving_of(draft: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what vLLM is told of a draft; what the speculators format has no word for is a method of vLLM's own."""
+    name = draft["algorithm"]
+    return algorithm(name).serving if name in ALGORITHMS else {"method": name}
 
 
 def stitched_of(store: Store, checkpoint: Manifest) -> Manifest:
     """Return the verifier that a head was stitched into; raises `SpeccError` if it is not here."""
-    name = str(checkpoint.params["name"])
+    name = str(values_of(store, checkpoint)["name"])
     stitched = store.last(name, "stitched")
     if stitched is None or stitched.inputs["checkpoint"] != checkpoint.digest:
         raise SpeccError(f"the verifier that `{name}` is stitched into is not here", where=str(store.root),
@@ -83,9 +123,9 @@ def vllm_command(
     Both paths are given, since the speculator's own config names its verifier by a hub id or a logical name. Without
     `speculate` it serves the verifier alone. Raises `SpeccError` if a further flag is one that is given already.
     """
-    params = served.checkpoint.params
+    params = served.values
     speculative: dict[str, Any] = {
-        **algorithm(params["draft"]["algorithm"]).serving,
+        **serving_of(params["draft"]),
         "model": str(served.speculator),
         "num_speculative_tokens": params["export"]["speculative_tokens"],
     }
