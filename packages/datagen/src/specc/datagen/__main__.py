@@ -20,9 +20,10 @@ def _lazily(module: str) -> Callable[[Stage], None]:
 
 
 STAGES: Final[Mapping[str, Callable[[Stage], None]]] = {
-    name: _lazily(name) for name in ("verifier", "conversations", "responses", "tokens", "vocabulary", "hidden_states")
+    name: _lazily(name)
+    for name in ("verifier", "conversations", "responses", "tokens", "vocabulary", "hidden_states", "preview")
 }
-"""Each stage is the function of its own name in the module of its own name."""
+"""Each stage is the function of its own name in the module of its own name; `preview` is no stage of a plan."""
 
 if __name__ == "__main__":
     raise SystemExit(run(STAGES))

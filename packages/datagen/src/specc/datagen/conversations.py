@@ -12,8 +12,8 @@ from typing import Any, Final
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
-from specc.datagen.rows import Message, Row, ShardInfo, canonical_text, shard_info, shard_name, write_rows
-from specc.datagen.shapes import HINT, ShapeError, messages_of
+from specc.datagen.rows import Message, Row, Said, ShardInfo, identity, shard_info, shard_name, write_rows
+from specc.datagen.shapes import HINT, ShapeError, read_row
 
 MAX_LINE: Final = 64 << 20
 """Bytes a line may have, so that a file that is no JSON lines file cannot fill the memory."""
@@ -101,8 +101,8 @@ def conversations(stage: Stage) -> None:
 
 
 def with_system(messages: list[Message], prompt: str | None) -> list[Message]:
-    """Return `messages` with `prompt` put first, unless they have a system turn or there is no prompt."""
-    if prompt is None or messages[0]["role"] == "system":
+    """Return `messages` with `prompt` put first, unless there are none, they have a system turn or it is none."""
+    if prompt is None or not messages or messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": prompt}, *messages]
 
@@ -132,13 +132,13 @@ def read_lines(path: Path, feed: Callable[[bytes], None]) -> Iterator[tuple[int,
                 yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
 
-def parse(line: bytes | None) -> tuple[str, list[Message]]:
-    """Return a line's identity (the sha256 of its messages) and its messages; raises `ShapeError`."""
+def parse(line: bytes | None) -> tuple[str, Said]:
+    """Return a line's identity (the sha256 of its messages) and what it says; raises `ShapeError`."""
     if line is None:
         raise ShapeError(f"the line is longer than {MAX_LINE >> 20} MiB")
     try:
-        messages = messages_of(json.loads(line.decode()))
-        return hashlib.sha256(canonical_text(messages)).hexdigest(), messages
+        said = read_row(json.loads(line.decode()))
+        return identity(said), said
     except ShapeError:
         raise
     except UnicodeDecodeError as error:
@@ -179,21 +179,21 @@ def _rows(stage: Stage, sources: list[Source], tally: Tally) -> Iterator[Row]:
             if tally.read % REPORT_EVERY == 0:
                 stage.progress(done / 1e6, size / 1e6, "MB", source.name)
             try:
-                identity, messages = parse(line)
+                name, said = parse(line)
             except ShapeError as error:
                 tally.refuse(f"{source.name}:{number}", str(error))
                 continue
-            short = bytes.fromhex(identity[:32])
+            short = bytes.fromhex(name[:32])
             if short in seen:
                 tally.duplicates += 1
                 continue
             seen.add(short)
-            validation = is_validation(identity, source.share)
+            validation = is_validation(name, source.share)
             row = tally.train + tally.validation
             tally.validation += validation
             tally.train += not validation
-            yield {"id": identity, "row": row, "split": "validation" if validation else "train",
-                   "source": source.name, "line": number, "messages": messages}  # fmt: skip
+            yield {"id": name, "row": row, "split": "validation" if validation else "train",
+                   "source": source.name, "line": number, **said}  # fmt: skip
         if state.hexdigest() != source.sha256:
             raise SpeccError(
                 f"`{source.name}` is not the file that the lock names",

@@ -99,7 +99,10 @@ def _say(stage: Stage, counts: Counter[str], writer: Writer | None, total: int) 
     if counts["left_out"]:
         stage.warn(f"{counts['left_out']} of {total} rows are too long or refused, and left out{example}")
     if counts["shortened"]:
-        stage.note(f"{counts['shortened']} of {total} conversations end before a turn that would be too long")
+        stage.note(
+            f"{counts['shortened']} of {total} conversations end before a turn that would be too long, or that"
+            " follows what a tool answered"
+        )
 
 
 @dataclass(slots=True)
@@ -112,8 +115,13 @@ class Talk:
 
     @classmethod
     def of(cls, row: Row) -> Talk:
-        """Begin a row's conversation; its own answers are dropped."""
-        return cls(row, asked=[message for message in row["messages"] if message["role"] != "assistant"])
+        """Begin a row's conversation; its own answers are dropped, and all that follows what a tool answered.
+
+        A result belongs to a call, and the verifier may make another one, or none.
+        """
+        messages = row["messages"]
+        end = next((i for i, message in enumerate(messages) if message["role"] == "tool"), len(messages))
+        return cls(row, asked=[message for message in messages[:end] if message["role"] != "assistant"])
 
     def next_prompt(self) -> list[Message]:
         """Return what was said, up to and with the next question, which is then asked no more."""
@@ -147,7 +155,12 @@ class Writer:
         `done` is called with the number of rows that are through, and a word on the speed.
         """
         talks = [Talk.of(row) for row in rows]
-        going = talks
+        self.refused += [
+            f"{talk.row['source']}:{talk.row['line']} (its tokens are given, and nothing asks for an answer)"
+            for talk in talks
+            if not talk.asked
+        ]
+        going = [talk for talk in talks if talk.asked]
         while going:
             asking, prompts, params = list[Talk](), list[list[int]](), list[Any]()
             for talk in going:
@@ -179,7 +192,8 @@ class Writer:
         """Return a prompt's tokens, or None if it cannot be asked."""
         where = f"{talk.row['source']}:{talk.row['line']}"
         try:
-            text = render(self._template, messages, add_generation_prompt=True, date=self._date)
+            tools = talk.row.get("tools")
+            text = render(self._template, messages, tools=tools, add_generation_prompt=True, date=self._date)
         except SpeccError as error:
             self.refused.append(f"{where} (the chat template refuses it: {error.message})")
             return None

@@ -6,6 +6,7 @@ stage that leaves a row out leaves a gap, so that a shard's bytes depend on noth
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,16 +17,52 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.files import sha256_file
 
 
-class Message(TypedDict):
-    """One turn. `finish` and `tokens` stand in answers of the verifier: `length` if `max_tokens` cut it off."""
+class Function(TypedDict):
+    """A function's name and its arguments, which are the JSON text of an object."""
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """One call of a function, in OpenAI's form."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
+class Message(TypedDict):
+    """One turn; content is empty only beside calls, and as what a tool answers.
+
+    `tool_call_id` and `name` say which call a tool answers. `finish` and `tokens` stand in answers of the verifier:
+    `length` if `max_tokens` cut it off.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCall]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
     finish: NotRequired[Literal["stop", "length"]]
     tokens: NotRequired[int]
 
 
-class Row(TypedDict):
+class Said(TypedDict):
+    """What a row of any shape says: messages, and the tools that were at hand; or tokens and their loss mask.
+
+    `tools` is the JSON text of a list, for the order of its keys is what the verifier is shown, and canonical JSON
+    has none. `input_ids` and `loss_mask` (0 and 1, as long) stand in rows without messages.
+    """
+
+    messages: list[Message]
+    tools: NotRequired[str]
+    input_ids: NotRequired[list[int]]
+    loss_mask: NotRequired[list[int]]
+
+
+class Row(Said):
     """One conversation and where it is from; `row` counts the rows of `conversations` from 0."""
 
     id: str
@@ -33,7 +70,6 @@ class Row(TypedDict):
     split: Literal["train", "validation"]
     source: str
     line: int
-    messages: list[Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +81,12 @@ class ShardInfo:
     sha256: str
 
 
-def canonical_text(value: Row | list[Message]) -> bytes:
+def identity(said: Said) -> str:
+    """Return the sha256 that names a conversation: of its messages, or of all that a row says if there is more."""
+    return hashlib.sha256(canonical_text(said if len(said) > 1 else said["messages"])).hexdigest()
+
+
+def canonical_text(value: Said | list[Message]) -> bytes:
     """Return the RFC 8785 canonical JSON of rows and messages, twenty times as fast as `files.canonical`.
 
     With ASCII keys, strings and integers below 2^53 alone, Python's own encoder writes the same bytes: its

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,9 +21,12 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from specc.core.errors import Exit, SpeccError
+from specc.datagen.rows import Message
 
 SPECIAL_TOKENS: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that a template knows by name."""
+_THOUGHTS: Final = re.compile(r"""[.'"](reasoning_content|reasoning|thinking)\b""")
+"""The names by which a template asks a message for what was thought before it was said."""
 
 _START, _END = "\ufdd0", "\ufdd1"
 """Marks around generated text while spans are found. Unicode promises never to make these two characters."""
@@ -41,6 +44,31 @@ class ChatTemplate:
     special_tokens: Mapping[str, str]
     marked: bool
     compiled: jinja2.Template
+
+    def shown(self, messages: Iterable[Message]) -> list[dict[str, Any]]:
+        """Return messages as the template is given them, which is as vLLM's server gives them.
+
+        Arguments of calls are objects. What was thought has the names by which the template asks for it; if it asks
+        for none and still knows `<think>`, the thought stands at the start of the content.
+        """
+        names = set(_THOUGHTS.findall(self.source))
+        shown = list[dict[str, Any]]()
+        for message in messages:
+            item: dict[str, Any] = {"role": message["role"], "content": message["content"]}
+            thought = message.get("reasoning_content")
+            if thought is not None and names:
+                item |= dict.fromkeys(names, thought)
+            elif thought is not None and "think>" in self.source:
+                item["content"] = f"<think>\n{thought}\n</think>\n\n{message['content']}"
+            if "tool_calls" in message:
+                item["tool_calls"] = [
+                    {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+                    for call in message["tool_calls"]
+                ]
+            if message["role"] == "tool":
+                item |= {"tool_call_id": message.get("tool_call_id", ""), "name": message.get("name", "")}
+            shown.append(item)
+        return shown
 
     @classmethod
     def parse(cls, source: str, special_tokens: Mapping[str, str] | None = None) -> ChatTemplate:
@@ -79,17 +107,29 @@ class ChatTemplate:
 
 
 def render(
-    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, date: str
+    template: ChatTemplate,
+    messages: Iterable[Message],
+    *,
+    tools: str | None = None,
+    add_generation_prompt: bool,
+    date: str,
 ) -> str:
     """Return the text of `messages`; `date` (`2026-11-23`) is the day that the template may print.
 
+    `tools` is the JSON text of those that the template may show.
+
     Raises `SpeccError` with the template's own words if it refuses them (a system turn, say) or fails on them.
     """
-    return _render(template, messages, add_generation_prompt, date, tracked=False)
+    return _render(template, messages, tools, add_generation_prompt, date, tracked=False)
 
 
 def render_with_spans(
-    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, date: str
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    tools: str | None = None,
+    add_generation_prompt: bool,
+    date: str,
 ) -> tuple[str, list[tuple[int, int]]]:
     r"""Return the text of `messages` and the character spans of its outermost `{% generation %}` blocks, in order.
 
@@ -100,7 +140,7 @@ def render_with_spans(
 
     Raises `SpeccError` as `render` does, and if the template looks at what it has marked and writes another text.
     """
-    rendered = _render(template, messages, add_generation_prompt, date, tracked=True)
+    rendered = _render(template, messages, tools, add_generation_prompt, date, tracked=True)
     text, spans, depth, start = "", list[tuple[int, int]](), 0, 0
     for piece in re.split(f"([{_START}{_END}])", rendered):
         if piece == _START:
@@ -111,7 +151,7 @@ def render_with_spans(
                 spans.append((start, len(text)))
         else:
             text += piece
-    if depth != 0 or text != render(template, messages, add_generation_prompt=add_generation_prompt, date=date):
+    if depth != 0 or text != _render(template, messages, tools, add_generation_prompt, date, tracked=False):
         raise SpeccError(
             "the template's `{% generation %}` marks change its text, or the text holds U+FDD0 or U+FDD1",
             code=Exit.STAGE,
@@ -120,13 +160,13 @@ def render_with_spans(
 
 
 def _render(
-    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], prompt: bool, date: str, *, tracked: bool
+    template: ChatTemplate, messages: Iterable[Message], tools: str | None, prompt: bool, date: str, *, tracked: bool
 ) -> str:
     try:
         return template.compiled.render(
             **template.special_tokens,
-            messages=[dict(message) for message in messages],
-            tools=None,
+            messages=template.shown(messages),
+            tools=json.loads(tools) if tools else None,
             documents=None,
             add_generation_prompt=prompt,
             raise_exception=_raise,

@@ -9,35 +9,54 @@ transformers' `apply_chat_template`; it does here too, and the mask, being made 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, processors
+from tokenizers import Encoding, Tokenizer, processors
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
 from specc.datagen.masks import REASONS, LeftOutError, Marked, Masker, cut_at, token_mask
-from specc.datagen.rows import Row, read_rows, read_shards, shard_info, shard_name
+from specc.datagen.rows import Row, Said, read_rows, read_shards, shard_info, shard_name
 from specc.datagen.template import ChatTemplate
 
 COUNTS: Final = ("cut", "context_turns", *REASONS)
 """What the tensor `counts` `[7]` of a shard counts: so that a shard taken over from another build still knows."""
 SPLITS: Final = {"train": 0, "validation": 1}
+_TOP: Final = 2**31 - 1
+"""The largest token id that a shard holds; no vocabulary is as large."""
 MARKS: Final = "look at the template's `{% generation %}` marks: they belong around the assistant's content"
 HINTS: Final[Mapping[str, str]] = {
     "no_answer": "the rows have no answers: set `data.responses.from` to `verifier`, or give data with answers",
-    "template_refused": "the template raises for these rows: without `data.system_prompt`, perhaps?",
+    "template_refused": "the template raises for these rows, or does not show what is in them: without"
+    " `data.system_prompt`, perhaps, or with a template that knows tools?",
     "unstable_prefix": "the template writes something else before an answer than its generation prompt says:"
     " give the verifier a template with `{% generation %}` marks",
     "too_long": "every prompt is longer than `data.sequence_length`: give a larger one",
 }
 """What to do when no row is left, by the most frequent reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row as token ids and loss mask `[tokens]`, and the token behind each trained span `[spans]`.
+
+    `text` is what the tokens are of, and `offsets` `[tokens, 2]` their characters in it; both are empty where the row
+    brought its tokens.
+    """
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.uint8]
+    behind: NDArray[np.int64]
+    context_turns: int = 0
+    text: str = ""
+    offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,34 +77,40 @@ class Encoder:
         masker = Masker(ChatTemplate.load(folder), sorted(set(names)), params["date"])
         return cls(tokenizer, masker, params["data"]["sequence_length"], config["vocab_size"])
 
+    def encode(self, rows: Sequence[Said]) -> list[Encoded | LeftOutError]:
+        """Return the rows as tokens, whole, or why they cannot be trained on."""
+        self.masker.tails.clear()  # a shard's bytes must not depend on which shards this process made before it
+        marked = list[Marked | Encoded | LeftOutError]()
+        for row in rows:
+            try:
+                marked.append(given(row) if "input_ids" in row else self.masker.mark(row["messages"], row.get("tools")))
+            except LeftOutError as error:
+                marked.append(error)
+        texts = [item.text for item in marked if isinstance(item, Marked)]
+        encodings = iter(self.tokenizer.encode_batch(texts, add_special_tokens=False))
+        return [_encoded(item, next(encodings)) if isinstance(item, Marked) else item for item in marked]
+
+    def encode_text(self, marked: Marked) -> Encoded:
+        """Return a rendered conversation as tokens."""
+        return _encoded(marked, self.tokenizer.encode(marked.text, add_special_tokens=False))
+
     def shard(self, rows: list[Row]) -> tuple[dict[str, NDArray[Any]], list[str]]:
         """Return the tensors of a shard, and where and why rows were left out."""
         counts, refused = Counter[str](), list[str]()
-
-        def leave_out(row: Row, error: LeftOutError) -> None:
-            counts[error.reason] += 1
-            refused.append(f"{row['source']}:{row['line']}: {error.detail}")
-
-        self.masker.tails.clear()  # a shard's bytes must not depend on which shards this process made before it
-        marked = list[tuple[Row, Marked]]()
-        for row in rows:
-            try:
-                marked.append((row, self.masker.mark(row["messages"])))
-            except LeftOutError as error:
-                leave_out(row, error)
-        encodings = self.tokenizer.encode_batch([item.text for _, item in marked], add_special_tokens=False)
         ids, masks, kept = list[NDArray[np.int32]](), list[NDArray[np.uint8]](), list[Row]()
-        for (row, item), encoding in zip(marked, encodings, strict=True):
-            mask, behind = token_mask(np.array(encoding.offsets, np.int64).reshape(-1, 2), item.spans)
+        for row, found in zip(rows, self.encode(rows), strict=True):
             try:
-                length = cut_at(mask, behind, self.sequence_length)
+                if isinstance(found, LeftOutError):
+                    raise found
+                length = cut_at(found.mask, found.behind, self.sequence_length)
             except LeftOutError as error:
-                leave_out(row, error)
+                counts[error.reason] += 1
+                refused.append(f"{row['source']}:{row['line']}: {error.detail}")
                 continue
-            counts["cut"] += length < len(mask)
-            counts["context_turns"] += item.context_turns
-            ids.append(np.array(encoding.ids, np.int32)[:length])
-            masks.append(mask[:length])
+            counts["cut"] += length < len(found.mask)
+            counts["context_turns"] += found.context_turns
+            ids.append(found.ids[:length])
+            masks.append(found.mask[:length])
             kept.append(row)
         tensors: dict[str, NDArray[Any]] = {
             "input_ids": np.concatenate([np.zeros(0, np.int32), *ids]),  # [tokens]
@@ -97,8 +122,8 @@ class Encoder:
         }
         if (highest := int(tensors["input_ids"].max(initial=0))) >= self.vocabulary:
             raise SpeccError(
-                f"the tokenizer makes token {highest}, and the verifier has {self.vocabulary} embeddings",
-                hint="the tokenizer and the weights are of different models",
+                f"the rows have token {highest}, and the verifier has {self.vocabulary} embeddings",
+                hint="the tokenizer, or rows that bring their own tokens, and the weights are of different models",
                 code=Exit.STAGE,
             )
         return tensors, refused
@@ -152,6 +177,21 @@ def tokens(stage: Stage) -> None:
         "shards": shards,
     }
     write_atomic(stage.output / "index.json", pretty(index))
+
+
+def _encoded(marked: Marked, encoding: Encoding) -> Encoded:
+    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+    mask, behind = token_mask(offsets, marked.spans)
+    return Encoded(np.array(encoding.ids, np.int32), mask, behind, marked.context_turns, marked.text, offsets)
+
+
+def given(row: Said) -> Encoded:
+    """Return the tokens that a row brings, with its own mask; raises `LeftOutError` if that trains nothing."""
+    mask = np.array(row.get("loss_mask", ()), np.uint8)
+    if not mask.any():
+        raise LeftOutError("empty_mask")
+    behind = np.flatnonzero(np.diff(mask, append=0) == np.uint8(255)) + 1  # 1 to 0, in unsigned bytes
+    return Encoded(np.array(row.get("input_ids", ()), np.int64).clip(max=_TOP).astype(np.int32), mask, behind)
 
 
 def check_masks(tokens: int, trained: int, left_out: Mapping[str, int], template: str) -> None:

@@ -31,14 +31,29 @@ FORMATS: Final = ("text", "json", "mermaid", "svg", "html")
     help="Mermaid and SVG draw what the artifact was made of, back to the verifier; HTML is a page with all of it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as `--format json`.")
+@click.option(
+    "--tokens", type=click.IntRange(min=1), metavar="N", help="Show N rows of SPEC's data as they will be trained."
+)
+@click.option("--source", metavar="FILE", help="With `--tokens`, rows of this data file alone.")
+@click.option("--row", type=click.IntRange(min=1), metavar="LINE", help="With `--tokens`, the row on this line alone.")
 @ONLY
-def command(target: str, form: str | None, as_json: bool, only: tuple[str, ...]) -> int:
+def command(target: str, form: str | None, as_json: bool, only: tuple[str, ...], **rows: Any) -> int:
     """Show an artifact by (the start of) its ID, or what the last build of SPEC made.
 
     Of a spec with a matrix its builds are put side by side, the longest acceptance first. `--format html` writes a page
     with charts, tables, the graph and the lock, which needs no network.
+
+    With `--tokens`, which needs nothing built, rows of the spec's data are shown as the verifier's chat template writes
+    them, and what is trained of them is marked.
     """
     form = one_format(form, as_json, "text")
+    if any(rows.values()):
+        if not is_spec(target) or form not in ("text", "json"):
+            raise SpeccError("`--tokens` shows rows of a spec's data, as text or JSON",
+                             hint="`specc show SPEC --tokens 5`", code=Exit.USAGE)  # fmt: skip
+        from specc.core.cli.rows import show_rows
+
+        return show_rows(Path(target), only=only, json=form == "json", **rows)
     if form == "html":
         from specc.core.cli.report import report_of_artifact, report_of_spec
 

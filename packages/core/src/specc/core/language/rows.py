@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 SAMPLE: Final = 1 << 16
 """Bytes of a data file that are read."""
-SHAPES: Final = ("messages", "conversations", "instruction", "prompt", "question", "text")
+SHAPES: Final = ("messages", "conversations", "instruction", "prompt", "query", "question", "text", "input_ids")
 """Keys that tell a row's shape; `specc.datagen.shapes` has their readers, and a test holds the two equal."""
-ANSWERS: Final = ("completion", "response", "output")
+ANSWERS: Final = ("completion", "response", "output", "answers", "input_ids")
 ASSISTANT: Final = ("assistant", "gpt", "bot", "model")
 SHOWN: Final = 80
 """Letters of a row that an error shows."""

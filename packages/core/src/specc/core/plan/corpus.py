@@ -183,6 +183,8 @@ def _said(line: bytes) -> tuple[int, int, int]:
     if not isinstance(row, dict):
         return 1, len(line), 0
     fields: dict[str, Any] = row
+    if isinstance(ids := fields.get("input_ids"), list):
+        return 0, int(LETTERS * len(ids)), 0  # its mask is not counted: one of several names and forms
     spoken: Any = next((fields[name] for name in _SPOKEN if isinstance(fields.get(name), list)), None)
     if spoken is None:
         answered = sum(_letters(fields.get(name)) for name in _ANSWERS)
