@@ -10,6 +10,7 @@ from typing import Any
 from drafts import assemble, calm, habits, resolved
 from small import make_verifier
 from specc.core.contracts import Input, Manifest, StageJob
+from specc.core.files import sha256
 from specc.core.store import Store
 
 PROMPTS = ("Explain bread to a child.", "What is the capital of France?", "The quick brown fox", "Why is the sky blue?")
@@ -17,7 +18,7 @@ PROMPTS = ("Explain bread to a child.", "What is the capital of France?", "The q
 
 def seal(store: Store, stage: str, name: str, folder: Path, params: Mapping[str, Any], **inputs: str) -> Manifest:
     """Put a folder's files into the store as an artifact, and remember it as the last one of the spec `name`."""
-    key = (stage.encode().hex() * 8)[:64]
+    key = sha256(f"{stage} {name}".encode())
     output = store.begin(stage, key)
     shutil.copytree(folder, output, dirs_exist_ok=True)
     job = StageJob(

@@ -45,6 +45,7 @@ def test_masters_equal_those_of_torch(found: dict[str, Any], case: str) -> None:
     one = found[case]
     assert one["clipped"] == 4, "every step's gradient was longer than the limit"
     assert one["moved"] > 3e-3
+    assert one["norm_apart"] < 1e-5, "the norm that is logged is that of the gradient before clipping"
     # At stage 3 sums end in other last bits, which AdamW's first step magnifies where a gradient is nearly zero.
     assert one["apart"] < (1e-5 if case.startswith("3") and "adamw" in case else 2e-6)
 

@@ -1,7 +1,7 @@
 """Train a small draft under DeepSpeed and under torch.optim alone, and print how far apart they end.
 
 A program of its own: DeepSpeed keeps one process group a process. `python -m train.twin FOLDER` prints
-`{"<stage> <precision> <optimizer> <offload>": {"apart", "moved", "clipped"}}`.
+`{"<stage> <precision> <optimizer> <offload>": {"apart", "moved", "clipped", "norm_apart"}}`.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def compare(world: World, case: str) -> dict[str, Any]:
     options = (MUON if optimizer == "muon" else TRAIN["optimizer"]) | {"weight_decay": DECAY}
     zero = {"stage": int(number), "offload": offload}
     train = TRAIN | {"zero": zero, "precision": precision, "gradient_clipping": CLIP, "optimizer": options}
-    engine, twin, masters = Engine(model(), train, directed(trained(DRAFT, VERIFIER))), model(), model().float()
+    engine = Engine(model(), train, directed(trained(DRAFT, VERIFIER)), watched=True)
+    twin, masters = model(), model().float()
     optimizers = reference(masters, options)
-    clipped, seen = 0, dict[str, Tensor]()
+    clipped, seen, norm_apart = 0, dict[str, Tensor](), 0.0
     backward = engine.engine.backward
 
     def noted(loss: Tensor) -> None:
@@ -80,6 +81,8 @@ def compare(world: World, case: str) -> dict[str, Any]:
     for rate, places in zip(RATES, batches, strict=False):
         batch = corpus.batch([corpus.training[place] for place in places], twin, frozen.normed, stream(0))
         engine.step(rate, batch, train["loss"])
+        whole = float(torch.linalg.vector_norm(torch.stack([one.norm() for one in seen.values()])))
+        norm_apart = max(norm_apart, abs((engine.gradient_norm or 0) / whole - 1))
         twin(batch, train["loss"]).backward()
         for (name, low), master in zip(twin.named_parameters(), masters.parameters(), strict=True):
             near = float((low.grad - seen[name]).norm() / low.grad.norm())
@@ -97,7 +100,7 @@ def compare(world: World, case: str) -> dict[str, Any]:
     found, expected = engine.weights(), dict(masters.named_parameters())
     apart = max(float((found[name] - expected[name]).abs().max()) for name in expected)
     moved = max(float((found[name] - first[name]).abs().max()) for name in expected)
-    return {"apart": apart, "moved": moved, "clipped": clipped}
+    return {"apart": apart, "moved": moved, "clipped": clipped, "norm_apart": norm_apart}
 
 
 if __name__ == "__main__":

@@ -139,11 +139,13 @@ class World:
         save_every: int = 0,
         ranks: int | str = 1,
         earlier: Path | None = None,
+        loggers: tuple[str, ...] = (),
         verifier: dict[str, Any] | None = None,
     ) -> Path:
         """Write a job with changes to `DRAFT` and `TRAIN`, its output and work under `name`; return its path.
 
-        A `draft` that names its algorithm is the whole section; `verifier` is `verifier.config` if not `VERIFIER`.
+        It logs to `loggers` in `logs`. A `draft` that names its algorithm is the whole section; `verifier` is
+        `verifier.config` if not `VERIFIER`.
         """
         section = draft if draft and "algorithm" in draft else DRAFT | (draft or {})
         params = {
@@ -158,6 +160,7 @@ class World:
         before: dict[str, Any] = {}
         if earlier is not None:
             before = {"earlier": {"key": StageJob.load(earlier).key, "work": str(earlier.parent / "work")}}
+        logging = {"loggers": loggers, "project": "tiny", "label": "tiny", "log_folder": str(base / "logs")}
         names = ("tokens", "hidden_states", "verifier", "vocabulary")
         inputs = {
             one: Input(path=str(self.folder / one), digest="0" * 64)
@@ -167,7 +170,7 @@ class World:
             stage="draft", version=1, key=digest_of([params, ranks]), params=params,
             facets={"device": "cpu", "threads": 1, "ranks": ranks}, inputs=inputs, files=self.files,
             output=str(base / "output"), work=str(base / "work"), units=str(base / "units"),
-            context={"save_every": save_every, **before},
+            context={"save_every": save_every, **before, **logging},
         )  # fmt: skip
         path = base / "job.json"
         path.write_text(job.dump())

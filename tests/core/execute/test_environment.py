@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from specc.core.execute.environment import environment, free_port
+from specc.core.loggers import TO_REACH_A_SERVER
 
 
 def test_the_whole_environment_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +50,22 @@ def test_the_whole_environment_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> 
         "VLLM_NO_USAGE_STATS": "1",
         "WORLD_SIZE": "1",
     }
+
+
+def test_what_a_logger_needs_reaches_a_training_that_names_it_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = environment({"threads": 2}, tmp_path, 1)
+    for name in TO_REACH_A_SERVER:
+        monkeypatch.delenv(name, raising=False)
+    given = {"WANDB_MODE": "online", "WANDB_API_KEY": "k", "MLFLOW_TRACKING_URI": "u", "HTTPS_PROXY": "p",
+             "HF_TOKEN": "t"}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert environment({"threads": 2}, tmp_path, 1) == before
+    assert environment({"threads": 2}, tmp_path, 1, loggers=["tensorboard"]) == before
+    told = environment({"threads": 2}, tmp_path, 1, loggers=["tensorboard", "wandb"])
+    assert told == before | {"WANDB_MODE": "online", "WANDB_API_KEY": "k", "HTTPS_PROXY": "p"}
 
 
 def test_a_callers_variables_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -242,6 +242,32 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path)
 
 
+@contextmanager
+def new_folder(to: Path) -> Generator[Path]:
+    """Yield an empty folder of the name of `to`, which takes its place when the block ends well.
+
+    Raises `SpeccError` if something is there.
+    """
+    to = to.absolute()
+    if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
+        raise SpeccError("there is something already, and nothing is written over", where=str(to),
+                         hint="name a new directory or an empty one", code=Exit.USAGE)  # fmt: skip
+    to.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".tmp", dir=to.parent))
+    folder = beside / to.name
+    try:
+        folder.mkdir()
+        yield folder
+        for parent, _, names in os.walk(folder, topdown=False):
+            for name in names:
+                sync(Path(parent) / name)
+            sync(Path(parent))
+        folder.rename(to)
+        sync(to.parent)
+    finally:
+        remove_tree(beside)
+
+
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """How a system says that there is no room: on the disk, in a quota, under the limit for one file."""
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from specc.core.algorithms import algorithm
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
-from specc.core.files import pretty, remove_tree, sha256_file, sync, walk
+from specc.core.files import new_folder, pretty, sha256_file, walk
 from specc.core.served import stitched_of
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
@@ -52,7 +49,7 @@ def export(
         raise SpeccError("what is exported is the verifier itself, which names no other", hint="leave out `--verifier`,"
                          " or export the `--head` alone", code=Exit.USAGE)  # fmt: skip
     evaluation = evaluation_of(store, checkpoint)
-    with store.lease() as hold, _placed(to) as folder:
+    with store.lease() as hold, new_folder(to) as folder:
         for manifest in filter(None, (checkpoint, inside, evaluation)):
             hold(manifest.digest)
             store.require(manifest.digest, manifest.stage)
@@ -112,32 +109,6 @@ def evaluation_words(found: Mapping[str, Any], digest: str) -> str:
         for dtype, lossless in found.get("lossless", {}).items()
     ]
     return "\n".join(lines) + "\n"
-
-
-@contextmanager
-def _placed(to: Path) -> Generator[Path]:
-    """Yield an empty folder of the name of `to`, which takes its place when the block ends well.
-
-    Raises `SpeccError` if something is there.
-    """
-    to = to.absolute()
-    if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
-        raise SpeccError("there is something already, and nothing is written over", where=str(to),
-                         hint="name a new directory or an empty one", code=Exit.USAGE)  # fmt: skip
-    to.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".tmp", dir=to.parent))
-    folder = beside / to.name
-    try:
-        folder.mkdir()
-        yield folder
-        for parent, _, names in os.walk(folder, topdown=False):
-            for name in names:
-                sync(Path(parent) / name)
-            sync(Path(parent))
-        folder.rename(to)
-        sync(to.parent)
-    finally:
-        remove_tree(beside)
 
 
 def _copy(source: Path, target: Path) -> None:

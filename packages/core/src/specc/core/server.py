@@ -22,7 +22,7 @@ from specc.core.execute.environment import plain
 from specc.core.execute.processes import guarded, has_exited
 from specc.core.files import writing
 
-START: Final = 900.0
+START: Final = 900
 """Seconds that a server has until it is healthy: the weights of a large verifier take minutes from a slow disk."""
 POLL: Final = 0.25
 CACHE_GIB: Final = "4"

@@ -67,7 +67,8 @@ def rebuild(
             yield Finding(stage=stage.name, digest=digest, state="skipped")
             continue
         with fresh.lease() as hold:
-            done = build(plan, fresh, values=values, files=files, reporter=reporter, hold=hold, until=stage.name)
+            done = build(plan, fresh, values=values, files=files, reporter=reporter, hold=hold, until=stage.name,
+                         log=False)  # fmt: skip
         found = _compared(stage.name, digest, done[stage.name].digest or "", store, fresh)
         if found.state == "different":
             wrong.add(stage.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
@@ -23,6 +24,7 @@ from specc.train.data import Corpus, Document, epoch_batches
 from specc.train.determinism import set_determinism, stream
 from specc.train.engine import Engine
 from specc.train.initial import initial_weights
+from specc.train.loggers import Logs, logged
 from specc.train.losses import check_losses
 from specc.train.models import Batch, DraftModel, build, read_verifier
 from specc.train.optim import learning_rate
@@ -35,6 +37,12 @@ EVERY: Final = 0.5
 
 
 def train_draft(stage: Stage, phase: Phase) -> None:
+    """Train to the end of a phase, and tell the loggers that the spec names."""
+    with logged(stage, first=os.environ["RANK"] == "0") as logs:
+        _train(stage, phase, logs)
+
+
+def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
     """Train to the end of a phase; after the last one, write the best epoch's weights, the initial ones, the metrics.
 
     The best epoch is the one with the highest simulated mean acceptance length, not the lowest loss: what is
@@ -76,13 +84,15 @@ def train_draft(stage: Stage, phase: Phase) -> None:
             for name, tensor in initial_weights(stage).items()
         }
         trained = model({name: saved.state[name] for name in initial} if saved else initial)
-        engine = Engine(trained, train, directed(algorithm(draft["algorithm"]).layout(draft, config)))
+        engine = Engine(trained, train, directed(algorithm(draft["algorithm"]).layout(draft, config)),
+                        watched=bool(stage.job.context.get("loggers")))  # fmt: skip
         progress, best = (saved.progress, saved.best) if saved else (Progress(), None)
     first = engine.rank == 0
     if saved is None:
         with clock("validation"):
             if first:
                 progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
+                logs.epoch(0, progress.initial)
     else:
         stage.note(f"training goes on after step {progress.step} of {plan.total}")
 
@@ -91,6 +101,7 @@ def train_draft(stage: Stage, phase: Phase) -> None:
     for epoch, place, documents in plan.from_step(progress.step):
         if progress.step >= end:
             break
+        spent = clock.seconds["data"] + clock.seconds["step"]
         with clock("data"):
             batch = batch_of(documents, progress.step)
         if saved is not None:
@@ -105,8 +116,12 @@ def train_draft(stage: Stage, phase: Phase) -> None:
                              hint="lower `train.optimizer.learning_rate`, or set `train.precision: fp32`")  # fmt: skip
         progress.step += 1
         progress.losses.append(loss)
-        positions += sum(document.rows for document in documents)
-        rate_now = positions / (clock.seconds["step"] + clock.seconds["data"])
+        rows, whole = sum(document.rows for document in documents), clock.seconds["data"] + clock.seconds["step"]
+        positions += rows
+        rate_now = positions / whole
+        for text in logs.step(progress.step, loss=loss, learning_rate=rate, gradient_norm=engine.gradient_norm,
+                              tokens_per_second=rows / (whole - spent)):  # fmt: skip
+            stage.warn(text)
         if time.monotonic() - said > EVERY or progress.step == plan.total:
             said = time.monotonic()
             text = f"epoch {epoch} of {plan.epochs}, loss {loss:.3f}, {rate_now:.0f} tokens/s"
@@ -122,6 +137,7 @@ def train_draft(stage: Stage, phase: Phase) -> None:
                 if first:
                     weights = {name: state[name] for name in initial}
                     progress.epochs.append({"epoch": epoch, "loss": mean, **validate(model(weights))})
+                    logs.epoch(progress.step, progress.epochs[-1])
                     if _best(progress.epochs, validated=bool(corpus.validation)) == epoch:
                         progress.best, best = epoch, weights
                 progress.losses = []

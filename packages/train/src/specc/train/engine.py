@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from specc.core.engines import deepspeed_config
 from specc.core.errors import Exit, SpeccError
-from specc.train.muon import Directions
+from specc.train.muon import Directions, norm_of
 from specc.train.optim import make_optimizer
 from specc.train.whole import link_moments, master, moment, set_master, set_moment
 
@@ -24,10 +24,13 @@ PATIENCE: Final = timedelta(days=1)
 class Engine:
     """A draft model under DeepSpeed."""
 
-    def __init__(self, model: nn.Module, train: Mapping[str, Any], directed: Collection[str]) -> None:
+    def __init__(
+        self, model: nn.Module, train: Mapping[str, Any], directed: Collection[str], *, watched: bool = False
+    ) -> None:
         """Hand `model` over; `directed` names the matrices that Muon moves, if the optimizer is Muon.
 
-        Raises `SpeccError` for a configuration that DeepSpeed refuses.
+        `watched` asks for the gradient's norm also where nobody clips by it. Raises `SpeccError` for a configuration
+        that DeepSpeed refuses.
         """
         config = deepspeed_config(train, os.environ["DS_ACCELERATOR"])
         import deepspeed
@@ -49,7 +52,10 @@ class Engine:
         self.optimizer = make_optimizer(model, options, directed)
         self.muon: Directions | None = None
         if options["name"] == "muon":
-            self.muon = Directions(self.names, directed, options["momentum"], clipping)
+            self.muon = Directions(self.names, directed, options["momentum"], clipping, watched=watched)
+        self.gradient_norm: float | None = None
+        """Euclidean norm of the last step's whole gradient before clipping, None unless `watched`."""
+        self._watched, self._zero = watched, int(train["zero"]["stage"])
         self.engine: Any = deepspeed.initialize(model=model, optimizer=self.optimizer, config=config)[0]
 
     def step(self, learning_rate: float, *inputs: Any) -> float:
@@ -61,7 +67,13 @@ class Engine:
         self.engine.backward(loss * self.world if self.world > 1 else loss)
         if self.muon is not None:
             self.muon.apply()
+        if self._watched and self.muon is None and self._zero == 0:  # where every rank has the whole gradient
+            self.gradient_norm = float(norm_of(self.names.values()))
         self.engine.step()
+        if self._watched and self._zero:
+            self.gradient_norm = float(self.engine.get_global_grad_norm())
+        if self._watched and self.muon is not None:
+            self.gradient_norm = self.muon.norm
         total = loss.detach().clone()
         if self.world > 1:
             torch.distributed.all_reduce(total)

@@ -73,8 +73,14 @@ class Directions:
         directed: Collection[str],
         momentum: float,
         clipping: float | None,
+        *,
+        watched: bool = False,
     ) -> None:
+        """Take the momentum and the norm to clip at; `watched` asks for the norm where there is none."""
         self.names, self.directed, self.momentum, self.clipping = names, directed, momentum, clipping
+        self.watched = watched
+        self.norm: float | None = None
+        """Of the last gradients before clipping, if it was asked for or clipped by."""
         self.buffers: dict[str, Tensor] = {}
         """By the parameter's name, `[rows, columns]`; empty before the first step."""
 
@@ -84,9 +90,11 @@ class Directions:
         To be called between the backward pass and DeepSpeed's step, by every rank.
         """
         factor = 1.0
-        if self.clipping is not None:  # as torch.nn.utils.clip_grad_norm_ has it
-            norms = [torch.linalg.vector_norm(gradient(parameter)) for parameter in self.names.values()]
-            factor = float((self.clipping / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0))
+        if self.clipping is not None or self.watched:
+            norm = norm_of(self.names.values())
+            self.norm = float(norm)
+            if self.clipping is not None:  # as torch.nn.utils.clip_grad_norm_ has it
+                factor = float((self.clipping / (norm + 1e-6)).clamp(max=1.0))
         for name, parameter in self.names.items():
             if name not in self.directed and factor == 1.0:
                 continue
@@ -96,6 +104,11 @@ class Directions:
                 buffer.lerp_(whole, 1 - self.momentum)
                 whole = orthogonal(whole.lerp(buffer, self.momentum))
             set_gradient(parameter, whole)
+
+
+def norm_of(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Return the Euclidean norm of all gradients together, fp32; every rank asks."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient(one)) for one in parameters]))
 
 
 def scale_of(shape: torch.Size) -> float:

@@ -241,7 +241,7 @@ def _summary(made: Sequence[Made], verdicts: Sequence[Sequence[Verdict]], stage:
         for verdict in some:
             words(f"  {f'{one.compiled.build}: ' if len(made) > 1 else ''}{verdict.line()}")
     if len(made) == 1 and stage in (None, "checkpoint", "evaluation"):
-        words(f"  serve it: specc serve --dry-run {_only(made[0].compiled)}{made[0].compiled.path}")
+        words(f"  serve it: specc serve {_only(made[0].compiled)}{made[0].compiled.path}")
     if any(not verdict.met for some in verdicts for verdict in some):
         words("\nbuilt, checks failed")
 

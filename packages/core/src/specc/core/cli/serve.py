@@ -46,7 +46,7 @@ ENVIRONMENT = click.option(
 )
 TIMEOUT = click.option(
     "--timeout",
-    type=click.FloatRange(1),
+    type=click.IntRange(1),
     default=START,
     show_default=True,
     metavar="SECONDS",
@@ -87,7 +87,7 @@ def command(  # noqa: PLR0917 - click passes by name
     served = find(target, only)
     device, _ = detect_class()
     if not without_speculator:
-        _refuse_unserved(served, device)
+        refuse_unserved(served, device)
     port = port or free(host, 0)
     line = vllm_command(served, device=device, host=host, port=port, speculate=not without_speculator, further=further)
     said = {
@@ -136,7 +136,7 @@ def find(target: str, only: Collection[str] = ()) -> Served:
     return served_of(*checkpoint_of(target, only))
 
 
-def _refuse_unserved(served: Served, device: str) -> None:
+def refuse_unserved(served: Served, device: str) -> None:
     """Raise `SpeccError` for a draft that vLLM does not run; where it does elsewhere, only say so."""
     draft = served.checkpoint.params["draft"]
     row = algorithm(draft["algorithm"])

@@ -12,6 +12,7 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.execute.executor import run_stage
 from specc.core.execute.machine import installed
 from specc.core.execute.reporter import Reporter
+from specc.core.loggers import require
 from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, lineage
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
@@ -28,6 +29,7 @@ def build(
     until: str | None = None,
     force: bool = False,
     fresh: set[str] | None = None,
+    log: bool = True,
 ) -> dict[str, Decision]:
     """Build what is missing of a plan and return every stage's decision with its artifact's digest.
 
@@ -35,9 +37,10 @@ def build(
     A finished build keeps the action that led to it (`build`), so that a caller can tell it from a `hit`.
     `until` names the last stage wanted; stages that it does not need are left alone. With `force`, what is there is
     built again (with `until`, that stage alone), which must come out the same; but not what has a key in `fresh`, to
-    which the keys of what is built are added: what several builds of a matrix share is built once. Raises `SpeccError`
-    before anything starts when an engine or a file that will surely be needed is missing, and before a stage starts
-    when one of its inputs is not what was sealed (exit code 4).
+    which the keys of what is built are added: what several builds of a matrix share is built once. `log` lets a
+    training tell the loggers that its spec names. Raises `SpeccError` before anything starts when an engine, a logger
+    or a file that will surely be needed is missing, and before a stage starts when one of its inputs is not what was
+    sealed (exit code 4).
     """
     wanted = plan.stages if until is None else _needed(plan, until)
     done: dict[str, Decision] = {}
@@ -46,13 +49,15 @@ def build(
     for decision in _foresee(plan, wanted, store):
         if decision.action == "build" or decision.stage.name in forced:
             _require(decision.stage, values, files)
+            if log:
+                require(decision.stage.row.context.get("loggers", ()))
     for stage in wanted:
         held = False
         while not held:  # more than once only when `gc` came between
             decision = decide_stage(plan, stage, done, store)
             again = stage.name in forced and decision.key not in fresh
             if decision.action != "hit" or again:
-                manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter, again=again)
+                manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter, again=again, log=log)
                 decision = replace(decision, action="build", digest=manifest.digest)
                 fresh.add(decision.key or "")
             hold(decision.digest or "")
@@ -122,6 +127,7 @@ def _run(
     files: Mapping[str, Path],
     reporter: Reporter,
     again: bool,
+    log: bool,
 ) -> Manifest:
     """Run one stage whose inputs are all there."""
     stage, key = decision.stage, decision.key
@@ -137,6 +143,10 @@ def _run(
     if (earlier := before(stage)) is not None and not again:
         other = earlier.key({name: done[name].digest or "" for name in row.inputs.values()}, ancestry)
         context["earlier"] = {"key": other, "work": str(store.work(row.name, other, make=False))}
+    if "loggers" in context and not log:
+        del context["loggers"]
+    elif "loggers" in context:
+        context |= {"label": plan.name, "log_folder": str(store.log(key).with_suffix(""))}
     job = StageJob(
         stage=row.name,
         version=row.version,

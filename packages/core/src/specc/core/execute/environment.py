@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import site
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from specc.core.loggers import variables
 from specc.core.resolve.hub import offline
 
 PLAIN: Final[Mapping[str, str]] = {
@@ -50,11 +51,14 @@ TO_REACH_A_HUB: Final = (
 )  # fmt: skip
 
 
-def environment(facets: Mapping[str, Any], work: Path, port: int, *, hub: bool = False) -> dict[str, str]:
+def environment(
+    facets: Mapping[str, Any], work: Path, port: int, *, hub: bool = False, loggers: Iterable[str] = ()
+) -> dict[str, str]:
     """Return a stage's whole environment.
 
     `facets` are the parts of the numerics class that its key names; a stage that names no threads gets one. `work`
     holds its home and its temporary files. `port` is free on 127.0.0.1. `hub` lets it reach a model hub.
+    `loggers` are those that it tells of its training, which take where to from the caller's own variables.
     """
     caller = os.environ
     threads = str(facets.get("threads", 1))
@@ -73,6 +77,7 @@ def environment(facets: Mapping[str, Any], work: Path, port: int, *, hub: bool =
         found |= {name: caller[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in caller}
     if hub:
         found |= {name: caller[name] for name in TO_REACH_A_HUB if name in caller}
+    found |= {name: caller[name] for name in variables(loggers) if name in caller}
     return found
 
 

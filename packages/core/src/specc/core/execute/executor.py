@@ -100,7 +100,13 @@ def _run(job: StageJob, command: list[str], lock: int, store: Store, reporter: R
             process = subprocess.Popen(
                 [*command, str(work / "JOB.json")],
                 cwd=work,
-                env=environment(job.facets, work, free_port(), hub=bool(job.context.get("hub"))),
+                env=environment(
+                    job.facets,
+                    work,
+                    free_port(),
+                    hub=bool(job.context.get("hub")),
+                    loggers=job.context.get("loggers", ()),
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from specc.core.algorithms import ALGORITHMS, DraftSection, Section
@@ -170,6 +170,18 @@ def _loss(value: Any) -> Any:
     return {value: 1.0} if isinstance(value, str) else value
 
 
+Logger = Literal["tensorboard", "trackio", "wandb", "mlflow"]
+
+
+def _unique(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("an item stands in it twice")
+    return value
+
+
+Loggers = Annotated[list[Logger], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_unique)]
+
+
 class Zero(Section):
     """DeepSpeed's ZeRO."""
 
@@ -210,6 +222,8 @@ class Train(Section):
     """Further values of DeepSpeed, by DeepSpeed's own names. Default: none."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 42
     """Seed of the initial weights and of the order of the data."""
+    loggers: Loggers | None = None
+    """Libraries that are told of the training as it goes; they have no effect on the result. Default: none."""
     save_every: Annotated[int, Field(ge=1)] = 200
     """Number of steps between two training checkpoints; it has no effect on the result."""
 
@@ -346,7 +360,7 @@ class Spec(Section):
     def values(self) -> dict[str, Any]:
         """Return the tree of values in plain JSON types; None stands for what is derived later.
 
-        Of the losses, of DeepSpeed's values and of `draft.init` only those are in it that the spec gives.
+        Of the losses, of DeepSpeed's values, of `draft.init` and of the loggers only those are in it that the spec gives.
         """
         tree = self.model_dump(by_alias=True)
         train = tree["train"]
@@ -355,6 +369,8 @@ class Spec(Section):
             tree["draft"]["init"] = _given(init)
         if deepspeed := _given(train.pop("deepspeed") or {}):
             train["deepspeed"] = deepspeed
+        if train["loggers"] is None:
+            del train["loggers"]
         return tree
 
 

@@ -25,8 +25,10 @@ RESERVED: Final[Mapping[str, str]] = {
     "evaluate.prompts.*.split": _HUB_DATA,
     **{f"train.deepspeed.{name}": _PRINTS for name in (
         "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger",
-        "tensorboard", "wandb", "comet", "csv_monitor", "log_level", "timers", "vocabulary_size",
+        "comet", "csv_monitor", "log_level", "timers", "vocabulary_size",
         "zero_optimization.log_trace_cache_warnings", "zero_optimization.enable_sanity_checks")},
+    **{f"train.deepspeed.{name}": f"remove it, and write `loggers: [{name}]` in `train`"
+       for name in ("tensorboard", "wandb")},
     **{f"train.deepspeed.{name}": _OURS for name in (
         "activation_checkpointing", "autotuning", "checkpoint", "compile", "data_efficiency", "dataloader_drop_last",
         "datastates_ckpt", "disable_allgather", "disable_python_gc", "gradient_allreduce_op", "hybrid_engine",
@@ -53,7 +55,6 @@ RESERVED: Final[Mapping[str, str]] = {
         "prescale_gradients", "gradient_predivide_factor", "weight_quantization",
         "zero_optimization.zenflow", "zero_optimization.zero_quantized_weights",
         "zero_optimization.zero_quantized_nontrainable_weights", "zero_optimization.zero_quantized_gradients")},
-    "train.loggers": "remove it: `specc logs` shows the losses",
     "runtime.datagen.python": "interpreters never come from a spec: they could run anything",
     "runtime.train.python": "interpreters never come from a spec: they could run anything",
     "runtime.datagen.workers": "use `workers: 1`",

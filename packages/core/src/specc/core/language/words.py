@@ -64,6 +64,8 @@ def _extent(rule: Mapping[str, Any], kind: str) -> str:
         case "array" if "minItems" in rule:
             if rule["minItems"] != rule.get("maxItems"):
                 least = rule["minItems"]
+                if rule.get("uniqueItems"):
+                    return " of different items"
                 return " of at least one item" if least == 1 else f" of at least {least} items"
             item: str = rule["items"]["type"]
             return f" of {rule['minItems']} {_PLURALS[item]}{_extent(rule['items'], item)}"

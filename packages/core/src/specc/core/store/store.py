@@ -8,7 +8,7 @@
     last/<name>/<stage>.json        the manifest that a spec's last build had
     refs/<name>                     the digest of a named artifact
     leases/<pid>-<n>                digests that a running build needs; locked as long as it runs
-    locks/  work/<stage>-<key>/  units/<stage>/  logs/<key>.log  tmp/  digests
+    locks/  work/<stage>-<key>/  units/<stage>/  logs/<key>.log  logs/<key>/  tmp/  digests
 
 Locks are named after a key (its stage runs), a digest (it is being placed or removed), `seal` or `gc`.
 """

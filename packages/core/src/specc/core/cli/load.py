@@ -1,0 +1,118 @@
+"""`specc evaluate --load`: a server with the speculator and one without it, driven by GuideLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from specc.core.cli.options import columns, number, print_json, words
+from specc.core.cli.serve import ENVIRONMENT, TIMEOUT, find, refuse_unserved
+from specc.core.cli.target import is_spec
+from specc.core.errors import Exit, SpeccError
+from specc.core.execute import terminable
+from specc.core.execute.machine import detect_class
+from specc.core.load import PROFILES, RATES, SIDES, STREAMS, drive
+
+
+def streams_of(_: click.Context, __: click.Parameter, given: str) -> tuple[int, ...]:
+    """Return the numbers of `1,4,16`."""
+    try:
+        found = tuple(int(part) for part in given.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise SpeccError(f"`--streams {given}` is not a list of numbers from 1 on", hint="write it as `1,4,16`",
+                         code=Exit.USAGE)  # fmt: skip
+    return found
+
+
+LOAD: Final[tuple[Callable[[Any], Any], ...]] = (
+    click.option("--load", "profile", type=click.Choice(PROFILES), help="Drive servers with GuideLLM in this manner."),
+    click.option("--seconds", type=click.IntRange(1), default=30, show_default=True, help="Of each step of a load."),
+    click.option("--streams", default=",".join(map(str, STREAMS)), show_default=True, callback=streams_of,
+                 help="Requests at once: each in turn (concurrent), the most of them (throughput, sweep)."),
+    click.option("--rates", type=click.IntRange(2), default=RATES, show_default=True, help="Steps of a sweep."),
+    click.option("--to", type=click.Path(path_type=Path), help="A new or empty directory for a load's reports."),
+    ENVIRONMENT,
+    TIMEOUT,
+)  # fmt: skip
+"""The options of `specc evaluate` that are about a load."""
+
+
+def load(
+    target: str,
+    *,
+    profile: str,
+    to: Path | None,
+    seconds: int,
+    streams: Sequence[int],
+    rates: int,
+    variables: Mapping[str, str],
+    timeout: float,
+    prompts: Sequence[Path] = (),
+    max_tokens: int | None = None,
+    only: Collection[str] = (),
+    json: bool = False,
+) -> int:
+    """Drive servers of a checkpoint and print what came out; of a spec, over its `evaluate.prompts` by default."""
+    if to is None:
+        raise SpeccError("the reports of a load need a place", hint="`--to DIR` names a new directory", code=Exit.USAGE)
+    served = find(target, only)
+    refuse_unserved(served, detect_class()[0])
+    own, tokens = _of_spec(Path(target), only) if is_spec(target) else ((), 128)
+    chosen = tuple(prompts) or own
+    if not chosen:
+        words("no prompts are named, and GuideLLM makes text up: what is accepted of it says little")
+    with terminable():
+        found = drive(
+            served,
+            profile=profile,
+            seconds=seconds,
+            folder=to,
+            prompts=chosen,
+            max_tokens=max_tokens or tokens,
+            streams=streams,
+            rates=rates,
+            variables=variables,
+            timeout=timeout,
+            say=words,
+        )
+    if json:
+        print_json({**found, "folder": str(to)})
+        return Exit.OK
+    for line in table(found):
+        click.echo(line)
+    words(f"GuideLLM's own reports and `load.json` are in {to}")
+    return Exit.OK
+
+
+def table(found: Mapping[str, Any]) -> list[str]:
+    """Return a load's steps as a table, those with the speculator first."""
+    rows = [["", "load", "answered", "requests/s", "output tokens/s", "first token p50 ms", "between tokens p50 ms"]]
+    for side in SIDES:
+        for step in found[side]["steps"]:
+            size = step["at_once"] or (step["rate"] and number(step["rate"], 2))
+            rows.append([
+                side.replace("_", " "),
+                step["strategy"] + (f"@{size}" if size else ""),
+                str(step["requests"]["successful"]),
+                number(step["requests_per_second"], 2),
+                number(step["output_tokens_per_second"], 1),
+                number(step["time_to_first_token_ms"]["p50"], 1),
+                number(step["inter_token_latency_ms"]["p50"], 1),
+            ])  # fmt: skip
+    length = found[SIDES[0]]["speculation"]["mean_acceptance_length"]
+    return [*columns(rows), f"mean acceptance length {number(length)}"]
+
+
+def _of_spec(path: Path, only: Collection[str]) -> tuple[tuple[Path, ...], int]:
+    """Return the prompt files of a spec's evaluation, and the longest answer that it asks for."""
+    from specc.core.compiler import compile_spec
+    from specc.core.execute import machine_name
+
+    compiled = compile_spec(path, machine=machine_name(), only=tuple(only))
+    evaluate, files = compiled.values["evaluate"], compiled.resolved.files
+    return tuple(files[item["file"]] for item in evaluate["prompts"] if "file" in item), int(evaluate["max_tokens"])

@@ -1,0 +1,72 @@
+"""A load on vLLM by GuideLLM: both run, on a small verifier and a draft that is right at times."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from serving import small_checkpoint
+from small import write_prompts
+from specc.core.cli.load import table
+from specc.core.errors import SpeccError
+from specc.core.guard import descendants
+from specc.core.load import drive, talks, texts
+from specc.core.served import served_of
+from specc.core.store import Store
+
+
+def test_prompts_are_the_first_turns_of_users(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(
+        '{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"},'
+        ' {"role": "assistant", "content": "x"}, {"role": "user", "content": "b"}]}\n\n{"prompt": "c"}\n'
+    )
+    assert texts(path) == ["a", "c"]
+    path.write_text('{"prompt": "c"}\n{"text": "d"}\n')
+    with pytest.raises(SpeccError) as caught:
+        texts(path)
+    assert str(caught.value.where).endswith("prompts.jsonl:2")
+
+
+def test_a_verifier_without_a_chat_template_goes_on_with_texts(tmp_path: Path) -> None:
+    assert not talks(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert talks(tmp_path)
+
+
+@pytest.mark.engine
+def test_a_load_reports_both_sides_and_leaves_no_process(tmp_path: Path) -> None:
+    import os
+
+    pytest.importorskip("guidellm")
+    store = Store(tmp_path / "store")
+    served = served_of(store, small_checkpoint(tmp_path, store))
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 12)
+    before, heard = set(descendants(os.getpid())), list[str]()
+    to = tmp_path / "load"
+    found = drive(served, profile="throughput", seconds=3, folder=to, prompts=[prompts], max_tokens=24, streams=(4,),
+                  variables={"VLLM_CPU_KVCACHE_SPACE": "1"}, say=heard.append)  # fmt: skip
+    assert set(descendants(os.getpid())) <= before
+    assert json.loads((to / "load.json").read_text()) == found
+    assert heard[0] == "with speculator: starting the server"
+    assert str(tmp_path) not in (to / "load.json").read_text()
+    for side in ("with_speculator", "without_speculator"):
+        (step,) = found[side]["steps"]
+        assert (step["strategy"], step["at_once"]) == ("throughput", 4)
+        assert step["requests"]["successful"] > 0
+        assert step["requests"]["errored"] == 0
+        assert step["output_tokens_per_second"] > 0
+        assert 0 < step["time_to_first_token_ms"]["p50"] <= step["time_to_first_token_ms"]["p99"]
+        own = json.loads((to / f"guidellm-{side}.json").read_text())
+        assert own["benchmarks"][0]["metrics"]["request_totals"]["successful"] == step["requests"]["successful"]
+        page = (to / f"guidellm-{side}.html").read_text()
+        assert not re.search(r"""(?:src=["']?|url\(["']?|@import ["']?|<link[^>]*href=["']?)https?:""", page)
+    counts = found["with_speculator"]["speculation"]
+    assert counts["drafts"] > 0
+    assert counts["accepted"] > 0
+    (speed_up,) = found["speed_up"]
+    assert speed_up["times"] > 0
+    assert len(table(found)) == 4
