@@ -137,7 +137,7 @@ class Evaluation:
         params, limit = self.stage.params, self.config["max_position_embeddings"]
         with self._phase("prompts"):
             rows = read_prompts(params["evaluate"]["prompts"], self.stage.file, params["data"]["system_prompt"])
-            rendered = render(rows, self.verifier, params["date"])
+            rendered = render(rows, self.verifier, params["date"], params["data"].get("responses", {}).get("template"))
         fitting = [tokens for tokens in rendered if len(tokens) + self.room <= limit]
         if not fitting:
             raise SpeccError(f"no prompt of `evaluate.prompts` fits the verifier's {limit} positions",

@@ -81,11 +81,13 @@ def _messages(line: str, where: Position, system_prompt: str | None) -> tuple[Me
     return tuple(messages)
 
 
-def render(prompts: Iterable[Prompt], verifier: Path, date: str) -> list[list[int]]:
+def render(
+    prompts: Iterable[Prompt], verifier: Path, date: str, arguments: Mapping[str, Any] | None = None
+) -> list[list[int]]:
     """Return each prompt as token ids, the start of the assistant's turn at its end.
 
-    `date` (`2026-11-23`) is what the template prints for today. Raises `SpeccError` if there is no chat
-    template, or if it refuses a prompt.
+    `date` (`2026-11-23`) is what the template prints for today; `arguments` are those of the spec. Raises `SpeccError`
+    if there is no chat template, or if it refuses a prompt.
     """
     import jinja2
     from transformers import AutoTokenizer
@@ -100,8 +102,9 @@ def render(prompts: Iterable[Prompt], verifier: Path, date: str) -> list[list[in
         try:
             # A template variable hides the function of the same name that would read the clock.
             tokens = tokenizer.apply_chat_template(
-                list(prompt.messages), add_generation_prompt=True, return_dict=False, strftime_now=today.strftime
-            )
+                list(prompt.messages), add_generation_prompt=True, return_dict=False, strftime_now=today.strftime,
+                **(arguments or {}),
+            )  # fmt: skip
         except jinja2.TemplateError as error:
             raise SpeccError(f"the verifier's chat template refuses this prompt: {error}", where=prompt.where,
                              hint="change the row, or leave it out") from error  # fmt: skip

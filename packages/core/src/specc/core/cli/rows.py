@@ -35,7 +35,7 @@ TEXTS: Final = (".json", ".jinja", ".gguf")
 def show_rows(
     path: Path, *, only: Collection[str], tokens: int | None, source: str | None, row: int | None, json: bool
 ) -> int:
-    """Print as many rows of a spec's data as `tokens` says, or one `row` of a `source`, and what was seen of the rest."""
+    """Print as many rows of a spec's data as `tokens` says, or one `row` of a `source`, and what the rest is like."""
     compiled = compile_spec(path, only=only)
     found = _preview(compiled, {"rows": tokens or 1, "source": _known(compiled, source, row), "line": row})
     if json:

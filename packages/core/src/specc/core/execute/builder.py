@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from specc.core.contracts import Input, Manifest, StageJob
 from specc.core.errors import Exit, SpeccError
@@ -16,6 +18,9 @@ from specc.core.loggers import require
 from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, lineage
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
+
+ADDRESS: Final = re.compile(r"https?://[^\s/@?#]+(/[^\s?#@]*)?")
+"""What `SPECC_ENDPOINT` may be, as `runtime.datagen.endpoint` may."""
 
 
 def build(
@@ -102,6 +107,8 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
             " `HF_HUB_OFFLINE`) forbids to fetch it",
             hint=f"build its stage once where there is a network: `specc build --stage {stage.name}`",
         )
+    if "endpoint" in stage.row.context:
+        _address(stage)
     pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
     here = installed(pins)
     wrong = {name: here[name] for name, pin in pins.items() if here[name] != pin}
@@ -116,6 +123,24 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
         " pins them in the spec's lock",
         code=Exit.STAGE,
     )
+
+
+def _address(stage: PlannedStage) -> str:
+    """Return where the endpoint of a stage is; raises `SpeccError` if nobody says."""
+    endpoint: Mapping[str, Any] = stage.row.context["endpoint"]
+    found = endpoint["address"] or os.environ.get("SPECC_ENDPOINT")
+    if not found:
+        raise SpeccError(
+            f"nothing says where the endpoint is that serves `{endpoint['model']}`",
+            hint="`runtime: {datagen: {endpoint: 'http://127.0.0.1:8000/v1'}}` in a profile says it, or the environment"
+            " variable `SPECC_ENDPOINT`",
+        )
+    if not ADDRESS.fullmatch(found):
+        raise SpeccError(
+            "`SPECC_ENDPOINT` is no address of a server",
+            hint="it is such as `http://127.0.0.1:8000/v1`; a key stands in `OPENAI_API_KEY` alone",
+        )
+    return found
 
 
 def _run(
@@ -134,6 +159,8 @@ def _run(
     if key is None:  # every input was built or found before its user's turn came
         raise AssertionError(stage.name)
     row, context = stage.row, dict(stage.row.context)
+    if "endpoint" in context:
+        context["endpoint"] = {**context["endpoint"], "address": _address(stage)}
     ancestry = lineage(stage, done) if row.lineage else {}
     inputs = dict[str, Input]()
     for slot, source in row.inputs.items():

@@ -15,7 +15,7 @@ from specc.core.plan.plan import (
     plan_name,
     runtime_of,
 )
-from specc.core.plan.stages import PACKAGES, ROWS, StageRow, stages
+from specc.core.plan.stages import PACKAGES, ROWS, StageRow, repeats, stages
 
 __all__ = [
     "PACKAGES",
@@ -34,6 +34,7 @@ __all__ = [
     "lower",
     "plan_name",
     "read_json",
+    "repeats",
     "runtime_of",
     "stages",
     "total",

@@ -120,17 +120,35 @@ def _conversations(values: Values) -> StageRow:
     )
 
 
+PACE: Final = tuple(f"data.responses.endpoint.{name}" for name in ("concurrency", "retries", "timeout", "refused"))
+"""How an endpoint is asked: in no key, for no answer depends on it."""
+
+
 def _responses(values: Values) -> StageRow | None:
-    if values["data"]["responses"]["from"] != "verifier":
+    responses = values["data"]["responses"]
+    if responses["from"] != "verifier":
         return None
+    endpoint = responses.get("endpoint")
     return StageRow(
         name="responses",
         version=1,
         params=pick(values, "data.responses", "data.sequence_length", "data.shard_rows", "data.system_prompt",
-                    "verifier.dtype", "verifier.config", "verifier.chat_template_sha256", "date"),
+                    "verifier.dtype", "verifier.config", "verifier.chat_template_sha256", "date", without=PACE),
         inputs={"conversations": "conversations", "verifier": "verifier"},
-        facets=_VLLM,
+        facets=("tokenizers", "jinja2") if endpoint else _VLLM,
+        context={"endpoint": {**endpoint, "address": values["runtime"].get("datagen", {}).get("endpoint")}}
+        if endpoint else {},
     )  # fmt: skip
+
+
+def repeats(stage: str, params: Values) -> bool:
+    """Tell whether a stage's key decides its bits: what an endpoint answers is another machine's, and need not."""
+    return stage != "responses" or "endpoint" not in params["data"]["responses"]
+
+
+def _template(values: Values) -> tuple[str, ...]:
+    """Return the path of the chat template's arguments if there are any."""
+    return ("data.responses.template",) if "template" in values["data"]["responses"] else ()
 
 
 def _tokens(values: Values) -> StageRow:
@@ -139,7 +157,7 @@ def _tokens(values: Values) -> StageRow:
         name="tokens",
         version=1,
         params=pick(values, "data.sequence_length", "data.shard_rows", "verifier.config", "verifier.tokenizer_sha256",
-                    "verifier.chat_template_sha256", "date"),
+                    "verifier.chat_template_sha256", "date", *_template(values)),
         inputs={"rows": "responses" if generated else "conversations", "verifier": "verifier"},
         facets=("tokenizers", "jinja2"),
     )  # fmt: skip
@@ -232,7 +250,7 @@ def _checkpoint(values: Values) -> StageRow:
         name="checkpoint",
         version=1,
         params=pick(values, "version", "name", "verifier", "draft", "data", "train", "export", "date",
-                    without=(*_NOT_TRAINED, "verifier.model", "verifier.asked_revision")),
+                    without=(*_NOT_TRAINED, *PACE, "verifier.model", "verifier.asked_revision")),
         inputs={"draft": "draft", "verifier": "verifier", **_vocabulary_input(values)},
         lineage=True,
     )  # fmt: skip
@@ -256,7 +274,7 @@ def _evaluation(values: Values) -> StageRow | None:
         name="evaluation",
         version=2,
         params=pick(values, "evaluate", "export.speculative_tokens", "draft", "verifier.dtype", "verifier.config",
-                    "verifier.chat_template_sha256", "data.system_prompt", "date"),
+                    "verifier.chat_template_sha256", "data.system_prompt", "date", *_template(values)),
         inputs={"checkpoint": "checkpoint", "draft": "draft", "verifier": "verifier",
                 **({"stitched": "stitched"} if _stitched(values) else {})},
         files=tuple(dict.fromkeys(item["file"] for item in values["evaluate"]["prompts"])),
