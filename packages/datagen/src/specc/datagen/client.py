@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
-import httpx
+import httpx2
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import digest_of
@@ -68,11 +68,11 @@ class Client:
         """Answers so far."""
         self.failures = 0
         """Requests that were sent again."""
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=address.rstrip("/") + "/",
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            timeout=httpx.Timeout(None, connect=CONNECT),
+            limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            timeout=httpx2.Timeout(None, connect=CONNECT),
         )
 
     async def ask(self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T], name: object) -> T:
@@ -128,9 +128,9 @@ class Client:
                     await response.aclose()
         except TimeoutError:
             raise AgainError(f"no answer within {self._timeout:g} s") from None
-        except httpx.ConnectError as error:
+        except httpx2.ConnectError as error:
             raise AgainError("no connection") from error
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise AgainError(f"a connection that broke ({type(error).__name__})") from error
         self._look(response, bytes(content))
         try:
@@ -138,7 +138,7 @@ class Client:
         except (ValueError, RecursionError) as error:
             raise AgainError("an answer that is no JSON") from error
 
-    def _look(self, response: httpx.Response, content: bytes) -> None:
+    def _look(self, response: httpx2.Response, content: bytes) -> None:
         """Raise what a response's status stands for; nothing if it is an answer."""
         status = response.status_code
         if response.is_success:

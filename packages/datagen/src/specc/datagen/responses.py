@@ -72,8 +72,11 @@ def _writer(stage: Stage, done: int, total: int) -> Writer:
     """Return what answers a stage's rows, of which `done` of `total` are answered."""
     verifier = Path(stage.job.inputs["verifier"].path)
     if "endpoint" in stage.params["data"]["responses"]:
-        from specc.datagen.endpoint import Endpoint
-
+        try:
+            from specc.datagen.endpoint import Endpoint
+        except ModuleNotFoundError as error:
+            raise SpeccError(f"an endpoint is asked with `{error.name}`, and it is not installed",
+                             hint="`pip install 'specc[endpoint]'` brings it", code=Exit.STAGE) from error  # fmt: skip
         stage.progress(done, total, "rows", "asking the endpoint")
         return Endpoint(verifier, stage, done, total)
     stage.progress(done, total, "rows", "starting vLLM")

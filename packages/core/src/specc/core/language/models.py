@@ -315,7 +315,7 @@ class DatagenRuntime(Section):
             str,
             Field(
                 pattern=r"^https?://[^\s/@?#]+(/[^\s?#@]*)?$",
-                json_schema_extra=described("an address such as `http://127.0.0.1:8000/v1`, without a key in it"),
+                json_schema_extra=described("an address without a key in it, such as `http://127.0.0.1:8000/v1`,"),
             ),
         ]
         | None
