@@ -61,10 +61,11 @@ class Flaky:
         delay: float = 0.0,
         key: str | None = None,
         port: int = 0,
+        salt: str = "",
     ) -> None:
         """Serve, as `model`, a verifier of which the tokenizer is read alone; nothing listens before `with`."""
         self.tokenizer = Tokenizer.from_file(str(verifier / "tokenizer.json"))
-        self.fault, self.model, self.room, self.delay, self.key = fault, model, room, delay, key
+        self.fault, self.model, self.room, self.delay, self.key, self.salt = fault, model, room, delay, key, salt
         self.asked, self.served = Counter[str](), Counter[str]()
         self.bodies = list[dict[str, Any]]()
         self.open = self.most_open = 0
@@ -149,7 +150,7 @@ class Flaky:
         ) + "<|im_start|>assistant\n" if chat else None  # fmt: skip
         length = len(prompt) if text is None else len(self.tokenizer.encode(text, add_special_tokens=False).ids)
         drawn = digest_of([prompt, body.get("seed"), body["temperature"]])
-        said = f"Bread {drawn[:6]} rises, {drawn[6:12]}."
+        said = f"{self.salt}Bread {drawn[:6]} rises, {drawn[6:12]}."
         return {
             "object": "chat.completion" if chat else "text_completion",
             "choices": [{"index": 0, "finish_reason": "stop",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,12 +17,16 @@ from typing import Any
 import pytest
 
 from flaky import FAULTS, Flaky, each_in_turn
-from projects import make_project
+from projects import Project, make_project
 from small import CHATML, make_tokenizer, make_verifier
+from specc.core.compiler import compile_spec
 from specc.core.contracts import Event, Note, Progress
 from specc.core.errors import SpeccError
-from specc.core.files import directory_digest, entries, pretty, sha256, sha256_file
+from specc.core.execute import Reporter
+from specc.core.files import directory_digest, entries, pretty, remove_tree, sha256, sha256_file
 from specc.core.server import free, serving
+from specc.core.store import Store
+from specc.core.verify import rebuild, rebuild_one
 from specc.datagen import client
 from specc.datagen.client import pause_after, seconds_of
 from specc.datagen.journal import Journal
@@ -330,8 +335,30 @@ def test_a_killed_build_goes_on_with_the_same_digest(tmp_path: Path) -> None:
     assert found["responses"]
     places = [path for path in (*project.store.rglob("*"), *other.store.rglob("*")) if path.is_file()]
     assert not [path for path in places if b"127.0.0.1" in path.read_bytes()]
-    out, said = project.run("verify", "--rebuild", "tiny.yaml", expect=1)
-    assert "never built" in said  # what comes after `tokens`
+    verify_again(project, found)
+    third = make_project(tmp_path / "third")
+    for name in ("tiny.yaml", "tiny.lock.json"):
+        (third.folder / name).write_bytes((project.folder / name).read_bytes())
+    with Flaky(folder, salt="another day's ") as server:
+        where = {"SPECC_ENDPOINT": server.url}
+        said = third.specc("build", "--stage", "responses", "tiny.yaml", environment=where, expect=4).stderr
+    assert "answers of an endpoint do not repeat: those that the lock has are in the store of who built them" in said
+
+
+def verify_again(project: Project, digests: dict[str, str]) -> None:
+    """See that all but the answers is built again, and from them."""
+    compiled = compile_spec(project.folder / "tiny.yaml")
+    plan = replace(compiled.plan, stages=tuple(stage for stage in compiled.plan.stages if stage.name in digests))
+    store = Store(project.store)
+    with store.scratch() as fresh:
+        reporter, files = Reporter(io.StringIO()), compiled.resolved.files
+        found = list(rebuild(plan, digests, store, fresh, values=compiled.values, files=files, reporter=reporter))
+        assert [(one.stage, one.state) for one in found] == [
+            ("verifier", "same"), ("conversations", "same"), ("responses", "taken"), ("tokens", "same"),
+        ]  # fmt: skip
+        with pytest.raises(SpeccError, match="not repeatable: answers of an endpoint"):
+            rebuild_one(store.manifest(digests["responses"]), store, fresh, reporter=reporter)
+        remove_tree(fresh.root)
 
 
 def _children(pid: int) -> list[int]:

@@ -14,8 +14,9 @@ from specc.core.errors import SpeccError
 from specc.core.execute import Reporter, build
 from specc.core.execute.executor import run_stage
 from specc.core.files import DTYPE_BITS, TensorHeader, sha256_file, tensor_headers, tensors_start, walk
-from specc.core.plan import PACKAGES, Decision, Plan, decide_stage, repeats
+from specc.core.plan import PACKAGES, Decision, Plan, decide_stage
 from specc.core.store import Store
+from specc.core.store.manifests import repeats
 
 CHUNK: Final = 1 << 20
 """Bytes of a tensor that are compared at once."""

@@ -168,14 +168,17 @@ def _render(
 ) -> str:
     try:
         return template.compiled.render(
-            **{**template.special_tokens, **template.arguments},
-            messages=template.shown(messages),
-            tools=json.loads(tools) if tools else None,
-            documents=None,
-            add_generation_prompt=prompt,
-            raise_exception=_raise,
-            strftime_now=datetime.fromisoformat(date).strftime,
-            **{_TRACKED: tracked},
+            {
+                **template.special_tokens,
+                **template.arguments,
+                "messages": template.shown(messages),
+                "tools": json.loads(tools) if tools else None,
+                "documents": None,
+                "add_generation_prompt": prompt,
+                "raise_exception": _raise,
+                "strftime_now": datetime.fromisoformat(date).strftime,
+                _TRACKED: tracked,
+            }
         )
     except jinja2.TemplateError as error:
         raise SpeccError(error.message or type(error).__name__, code=Exit.STAGE) from error

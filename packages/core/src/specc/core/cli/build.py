@@ -25,7 +25,8 @@ from specc.core.execute import Reporter, build, machine_name, terminable
 from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
 from specc.core.lock import Lock, Locks
-from specc.core.plan import ROWS, Decision, Estimate, repeats, total
+from specc.core.plan import ROWS, Decision, Estimate, total
+from specc.core.store.manifests import repeats
 
 _RUNTIMES: Final[Mapping[str, str]] = {"vllm": "vllm", "reference": "the reference decoder"}
 """What answered an evaluation's prompts, in words."""

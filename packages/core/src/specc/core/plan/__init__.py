@@ -15,7 +15,7 @@ from specc.core.plan.plan import (
     plan_name,
     runtime_of,
 )
-from specc.core.plan.stages import PACKAGES, ROWS, StageRow, repeats, stages
+from specc.core.plan.stages import PACKAGES, ROWS, StageRow, stages
 
 __all__ = [
     "PACKAGES",

@@ -141,11 +141,6 @@ def _responses(values: Values) -> StageRow | None:
     )  # fmt: skip
 
 
-def repeats(stage: str, params: Values) -> bool:
-    """Tell whether a stage's key decides its bits: what an endpoint answers is another machine's, and need not."""
-    return stage != "responses" or "endpoint" not in params["data"]["responses"]
-
-
 def _template(values: Values) -> tuple[str, ...]:
     """Return the path of the chat template's arguments if there are any."""
     return ("data.responses.template",) if "template" in values["data"]["responses"] else ()
