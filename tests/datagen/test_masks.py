@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from small import make_tokenizer
 from specc.datagen.masks import LeftOutError, Masker, cut_at, token_mask, without
 from specc.datagen.rows import Said
-from specc.datagen.template import ChatTemplate
+from specc.datagen.shapes import read_row
+from specc.datagen.template import ChatTemplate, render
 from specc.datagen.tokens import Encoder
-from talks import BREAD, CHATML, SPECIALS, answered, cases
+from talks import BREAD, CHATML, SPECIALS, WEATHER, answered, cases
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -79,6 +81,64 @@ def test_a_thought_in_the_generation_prompt_is_stable_where_the_history_shows_it
     ((start, end),) = marked.spans
     assert marked.text[:start].endswith("<|im_start|>assistant\n<think>\n")
     assert marked.text[start:end] == "Yeast.\n</think>\n\nWait.<|im_end|>"
+
+
+def test_the_verifiers_own_answer_is_trained_as_it_was(encoders: dict[str, Encoder]) -> None:
+    r"""What R1 and gpt-oss write is no content that their templates show; what was said behind the prompt is known."""
+    thought = "Yeast.\n</think>\n\nWait."
+    said = {"messages": answered(thought, finish="stop")}
+    assert show(encoders["deepseek-r1"], said).endswith(
+        f"<think>\n⟦{thought}<｜end▁of▁sentence｜>⟧".replace("\n", "⏎\n")
+    )
+    channels = "<|channel|>analysis<|message|>Yeast.<|end|><|start|>assistant<|channel|>final<|message|>Wait."
+    said = {"messages": answered(channels, finish="stop")}
+    assert show(encoders["gpt-oss"], said).endswith(f"<|start|>assistant⟦{channels}<|return|>⟧")
+    cut = {"messages": answered(channels, finish="length")}
+    assert show(encoders["gpt-oss"], cut).endswith(f"<|start|>assistant⟦{channels}⟧")
+
+
+KNOWING = ["deepseek-v3", "gpt-oss", "llama3.1", "llama4", "mistral-v3", "qwen2.5", "qwen3", "qwen3.5"]
+"""Templates that show tools and calls."""
+words = st.text("abc é🍞\n{}\"'", min_size=1, max_size=12).filter(str.strip)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[Said, list[str], list[str]]:
+    """A conversation with tools, what its assistant says in it, and what it is given."""
+    messages, says, given = list[dict[str, Any]](), list[str](), list[str]()
+    for turn in range(draw(st.integers(1, 3))):
+        given.append(f"G{turn}q")
+        messages.append({"role": "user", "content": f"G{turn}q{draw(words)}"})
+        for step in range(draw(st.integers(0, 2))):
+            says.append(f"S{turn}{step}c")
+            arguments = {f"S{turn}{step}c": draw(words)}
+            messages.append({"role": "assistant", "tool_calls": [{"name": f"f{step}", "arguments": arguments}]})
+            given.append(f"G{turn}{step}r")
+            messages.append({"role": "tool", "content": f"G{turn}{step}r{draw(words)}"})
+        says.append(f"S{turn}a")
+        messages.append({"role": "assistant", "content": f"S{turn}a{draw(words)}"})
+    return read_row({"messages": messages, "tools": [WEATHER]}), says, given
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("name", KNOWING)
+@given(case=conversations())
+def test_what_is_said_is_trained_or_context_and_what_is_given_is_neither(
+    name: str, case: tuple[Said, list[str], list[str]], encoders: dict[str, Encoder]
+) -> None:
+    said, says, given = case
+    masker = encoders[name].masker
+    marked = masker.mark(said["messages"], said.get("tools"))
+    trained = [marked.text[start:end] for start, end in marked.spans]
+    assert all(mark in marked.text for mark in (*says, *given))
+    assert not any(mark in text for mark in given for text in trained)
+    assert len(trained) + marked.context_turns == len(says)
+    assert [sum(mark in text for mark in says) for text in trained] == [1] * len(trained)
+    assert says[-1] in trained[-1]
+    asked = {"tools": said.get("tools"), "add_generation_prompt": True, "date": masker.date}
+    assert marked.text[: marked.spans[-1][0]] == render(masker.template, said["messages"][:-1], **asked)
+    again = Masker(masker.template, masker.specials, masker.date).mark(said["messages"], said.get("tools"))
+    assert again == marked, "what is remembered of other conversations decides nothing"
 
 
 def test_a_template_that_hides_answers_is_refused(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from specc.core.errors import SpeccError
 from specc.core.files import entries, pretty, tensor_headers
 from specc.core.gguf import read_header
 from specc.datagen.gguf_tokenizer import write_tokenizer
-from specc.datagen.rows import Message, Row, shard_info, shard_name, write_rows
+from specc.datagen.rows import Message, Row, read_rows, shard_info, shard_name, write_rows
+from specc.datagen.shapes import read_row
 from specc.datagen.tokens import Encoder, load_tokenizer, tokens
 from stages import make_job, run_here, run_process
+from talks import WEATHER, call, result
 
 DATE = "2026-11-23"
 IM_END = 2
@@ -163,6 +165,44 @@ def test_appended_rows_take_over_the_finished_shards(tmp_path: Path, monkeypatch
     for shard in ("shards/00000.safetensors", "shards/00001.safetensors"):
         assert second[shard] == first[shard]
     assert read(tmp_path / "second")[0]["left_out"] == {"no_answer": 1}  # counted by a shard that was not made anew
+
+
+def test_calls_results_and_rows_of_tokens(tmp_path: Path) -> None:
+    template = (Path(__file__).parent / "templates" / "qwen2.5.jinja").read_text()
+    asked = [
+        {"role": "user", "content": "Rain?"},
+        call("Paris"),
+        result("rain"),
+        {"role": "assistant", "content": "Yes."},
+    ]
+    source = [
+        {"messages": asked, "tools": [WEATHER]},
+        {"input_ids": [5, 6, 7, 8, 9], "loss_mask": [0, 1, 0, 1, 1]},
+        {"input_ids": [5, 6, 7], "loss_mask": [0, 0, 0]},
+        {"input_ids": list(range(5, 445)), "labels": [-100] * 60 + list(range(65, 445))},
+        {"input_ids": [5] * 120, "labels": [-100] * 119 + [5]},
+    ]
+    folder = verifier(tmp_path / "v", template)
+    rows = write_artifact(tmp_path / "rows", [conversation(number) for number in range(5)], per_shard=5)
+    (shard,) = (rows / "shards").iterdir()
+    said = [{**row, **read_row(item)} for row, item in zip(read_rows(shard), source, strict=True)]
+    write_rows(shard, said)  # type: ignore[arg-type]
+    run_here(tokens, job(tmp_path, rows, folder, length=420))
+    index, (made,) = read(tmp_path / "output")
+    assert index["left_out"] == {"empty_mask": 1}
+    assert index["cut"] == 1
+    assert made["row"].tolist() == [0, 1, 3, 4]
+    starts = made["offsets"]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids, mask = made["input_ids"][: starts[1]], made["loss_mask"][: starts[1]]
+    trained = tokenizer.decode(ids[mask == 1].tolist(), skip_special_tokens=False)
+    called = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call><|im_end|>'
+    assert trained == f"{called}Yes.<|im_end|>"
+    assert made["input_ids"][starts[1] : starts[2]].tolist() == [5, 6, 7, 8, 9]
+    assert made["loss_mask"][starts[1] : starts[2]].tolist() == [0, 1, 0, 1, 1]
+    assert starts[3] - starts[2] == 420  # inside its only answer
+    with pytest.raises(SpeccError, match="the rows have token 444, and the verifier has 128 embeddings"):
+        run_here(tokens, job(tmp_path, rows, folder, length=512, vocab_size=128, output="small"))
 
 
 LONG: list[Message] = [{"role": "user", "content": "many words " * 99}, conversation(0)[1]]

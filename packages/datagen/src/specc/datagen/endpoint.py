@@ -137,7 +137,7 @@ class Endpoint(Asker):
         if not self._chat:
             body = {"model": self._model, "prompt": ids, **sampling, **PLAIN}
             return await self._client.ask("completions", body, lambda found: _completion(found, len(ids)), name)
-        del sampling["stop_token_ids"]
+        del sampling["stop_token_ids"], sampling["skip_special_tokens"]  # vLLM's own, and its server's matter
         found, length = await self._client.ask("chat/completions", self._chat_body(messages, talk.row.get("tools"))
                                                | sampling, _chat_answer, name)  # fmt: skip
         self._others += length != len(ids)

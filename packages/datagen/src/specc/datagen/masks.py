@@ -170,14 +170,12 @@ class Masker:
         text must move.
         """
         if tools:
-            asked = next(i for i, message in enumerate(messages) if message["role"] == "user") + 1
+            asked = messages[: next(i for i, message in enumerate(messages) if message["role"] == "user") + 1]
             listed = json.loads(tools)
-            for number, tool in enumerate(listed):
-                other = {**tool, "function": {**tool["function"], "name": SENTINEL}}
-                others = json.dumps([*listed[:number], other, *listed[number + 1 :]], ensure_ascii=False)
-                if self._render(messages[:asked], tools) == self._render(messages[:asked], others):
-                    name = tool["function"]["name"]
-                    raise LeftOutError("template_refused", f"the template does not show the tool `{name}`")
+            others = [{**tool, "function": {**tool["function"], "name": SENTINEL}} for tool in listed]
+            if self._render(asked, tools) == self._render(asked, json.dumps(others, ensure_ascii=False)):
+                names = ", ".join(f"`{tool['function']['name']}`" for tool in listed[:3])
+                raise LeftOutError("template_refused", f"the template does not show the tools ({names})")
         for i, message in enumerate(messages):
             if message["role"] != "tool" and not message.get("tool_calls"):
                 continue
@@ -205,10 +203,8 @@ class Masker:
 
     def _tail(self, messages: Sequence[Message], tools: str | None) -> str:
         """Return what the template writes behind the last answer of conversations like `messages`."""
-        roles = (
-            *(f"{message['role']}{'()' * ('tool_calls' in message)}" for message in messages[:-1]),
-            str(bool(tools)),
-        )
+        roles = tuple(message["role"] + "()" * ("tool_calls" in message) for message in messages[:-1])
+        roles += ("tools",) * bool(tools)
         tail = self.tails.get(roles)
         if tail is None:
             stand_in: Message = {"role": "assistant", "content": SENTINEL}

@@ -68,8 +68,8 @@ def read_row(row: object) -> Said:
         if fields.get(key):
             raise ShapeError(f"`{key}` is not in this release")
     shape = shape_of(fields)
-    if shape == "input_ids":
-        return _tokens(fields)
+    if shape == "input_ids" and (mask := _mask_of(fields)):
+        return _tokens(fields, mask)
     if shape is None:
         known = ", ".join(f"`{str(key)[:40]}`" for key in list(fields)[:6])
         raise ShapeError(f"unknown shape with the keys {known}" if known else "the row has no keys")
@@ -88,7 +88,7 @@ def messages_of(row: object) -> list[Message]:
 
 def shape_of(row: Mapping[str, Any]) -> str | None:
     """Return the key that tells a row's shape, None if none does; tokens with their mask go before all others."""
-    if row.get("input_ids") is not None and any(row.get(key) is not None for key in _MASKS):
+    if row.get("input_ids") is not None and _mask_of(row):
         return "input_ids"
     return next((key for key in _SHAPES if row.get(key) is not None), None)
 
@@ -277,9 +277,12 @@ def _checked(messages: list[Message]) -> list[Message]:
     return messages
 
 
-def _tokens(row: Mapping[str, Any]) -> Said:
-    """Return tokens and mask as they are, without padding."""
-    name = next(key for key in _MASKS if row.get(key) is not None)
+def _mask_of(row: Mapping[str, Any]) -> str | None:
+    return next((key for key in _MASKS if row.get(key) is not None), None)
+
+
+def _tokens(row: Mapping[str, Any], name: str) -> Said:
+    """Return tokens and the mask of a name as they are, without padding."""
     ids, mask = _integers(row["input_ids"], "input_ids"), _integers(row[name], name)
     shown = [1] * len(ids) if row.get("attention_mask") is None else _integers(row["attention_mask"], "attention_mask")
     if not len(ids) == len(mask) == len(shown):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from specc.core.errors import SpeccError
 from specc.core.files import digest_of
+from specc.datagen.masks import SENTINEL
 from specc.datagen.rows import Message, Row
 from specc.datagen.template import ChatTemplate, render
 
@@ -54,12 +55,26 @@ def sampled(rows: Iterable[Row], samples: int) -> list[Row]:
     ]
 
 
+def in_channels(template: ChatTemplate, specials: Iterable[str], date: str) -> bool:
+    """Tell whether special tokens stand inside an answer, as gpt-oss's channels do: its text is none without them."""
+    asked: list[Message] = [{"role": "user", "content": "?"}]
+    try:
+        prompt = render(template, asked, add_generation_prompt=True, date=date)
+        said = render(
+            template, [*asked, {"role": "assistant", "content": SENTINEL}], add_generation_prompt=False, date=date
+        )
+    except SpeccError:
+        return False  # each row says so itself
+    before = said.removeprefix(prompt).partition(SENTINEL)[0]
+    return said.startswith(prompt) and any(name in before for name in specials)
+
+
 class Asker:
     """The prompts of a verifier's conversations, by its own tokenizer and template, and how answers are drawn."""
 
     def __init__(self, verifier: Path, params: Mapping[str, Any]) -> None:
         """Read tokenizer and template from a verifier's folder; `params` are the stage's."""
-        from specc.datagen.tokens import load_tokenizer
+        from specc.datagen.tokens import load_tokenizer, special_tokens
 
         self.options: Mapping[str, Any] = params["data"]["responses"]
         self.length: int = params["data"]["sequence_length"]
@@ -69,6 +84,7 @@ class Asker:
         self._date: str = params["date"]
         self._ends: list[int] = params["verifier"]["config"]["eos_token_ids"]
         self._tokenizer = load_tokenizer(verifier)
+        self._whole = in_channels(self.template, special_tokens(self._tokenizer).values(), self._date)
 
     def begin(self, rows: Sequence[Row]) -> list[Talk]:
         """Return the rows' conversations, without those that ask for nothing."""
@@ -116,6 +132,7 @@ class Asker:
             "top_p": options["top_p"],
             "max_tokens": min(options["max_tokens"], self.length - length),
             "stop_token_ids": self._ends,
+            "skip_special_tokens": not self._whole,
             **drawn,
         }
 

@@ -53,15 +53,14 @@ class ChatTemplate:
         Arguments of calls are objects. What was thought has the names by which the template asks for it; if it asks
         for none and still knows `<think>`, the thought stands at the start of the content.
         """
-        names = set(_THOUGHTS.findall(self.source))
         shown = list[dict[str, Any]]()
         for message in messages:
             item: dict[str, Any] = {"role": message["role"], "content": message["content"]}
-            thought = message.get("reasoning_content")
-            if thought is not None and names:
-                item |= dict.fromkeys(names, thought)
-            elif thought is not None and "think>" in self.source:
-                item["content"] = f"<think>\n{thought}\n</think>\n\n{message['content']}"
+            if (thought := message.get("reasoning_content")) is not None:
+                if names := _THOUGHTS.findall(self.source):
+                    item |= dict.fromkeys(names, thought)
+                elif "think>" in self.source:
+                    item["content"] = f"<think>\n{thought}\n</think>\n\n{message['content']}"
             if "tool_calls" in message:
                 item["tool_calls"] = [
                     {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}

@@ -37,7 +37,7 @@ HINTS: Final[Mapping[str, str]] = {
     "template_refused": "the template raises for these rows, or does not show what is in them: without"
     " `data.system_prompt`, perhaps, or with a template that knows tools?",
     "unstable_prefix": "the template writes something else before an answer than its generation prompt says:"
-    " give the verifier a template with `{% generation %}` marks",
+    " give the verifier a template with `{% generation %}` marks, or, if it thinks first, let it answer itself",
     "too_long": "every prompt is longer than `data.sequence_length`: give a larger one",
 }
 """What to do when no row is left, by the most frequent reason."""

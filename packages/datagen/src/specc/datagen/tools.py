@@ -30,24 +30,13 @@ class ShapeError(ValueError):
 
 def tools_of(value: object, where: str) -> str | None:
     """Return tools as the JSON text of a list in vLLM's form, None if there are none."""
-    tools = _parsed(value, where)
-    if isinstance(tools, dict):
-        tools = [tools]
-    if not isinstance(tools, list):
-        raise ShapeError(f"`{where}` is {kind(tools)} and no list of tools")
-    items: list[Any] = tools
-    return _text([_tool(item, f"{where}[{index}]") for index, item in enumerate(items)]) if items else None
+    tools = [_tool(item, f"{where}[{index}]") for index, item in enumerate(_listed(value, where, "tools"))]
+    return _text(tools) if tools else None
 
 
 def calls_of(value: object, where: str) -> list[ToolCall]:
     """Return the calls of a list, of one call, or of the JSON text of either; ids that are missing are empty."""
-    calls = _parsed(value, where)
-    if isinstance(calls, dict):
-        calls = [calls]
-    if not isinstance(calls, list):
-        raise ShapeError(f"`{where}` is {kind(calls)} and no list of calls")
-    items: list[Any] = calls
-    return [_call(item, f"{where}[{index}]") for index, item in enumerate(items)]
+    return [_call(item, f"{where}[{index}]") for index, item in enumerate(_listed(value, where, "calls"))]
 
 
 def paired(messages: list[Message]) -> list[Message]:
@@ -79,6 +68,13 @@ def result_text(value: object) -> object:
     items: list[Any] = value if isinstance(value, list) else []
     parts = bool(items) and all(isinstance(item, dict) and "type" in item for item in items)
     return value if isinstance(value, str) or parts else "" if value is None else _text(value)
+
+
+def _listed(value: object, where: str, what: str) -> list[Any]:
+    items = _parsed(value, where)
+    if not isinstance(items, list | dict):
+        raise ShapeError(f"`{where}` is {kind(items)} and no list of {what}")
+    return [items] if isinstance(items, dict) else items
 
 
 def _tool(item: object, where: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ TEXTS: Final = (".json", ".jinja", ".gguf")
 def show_rows(
     path: Path, *, only: Collection[str], tokens: int | None, source: str | None, row: int | None, json: bool
 ) -> int:
-    """Print as many rows of a spec's data as `tokens` says, or one `row` of a `source`, and what the rest is like."""
+    """Print as many rows of a spec's data as `tokens` says, or one `row` of a `source`, and what else was seen."""
     compiled = compile_spec(path, only=only)
     found = _preview(compiled, {"rows": tokens or 1, "source": _known(compiled, source, row), "line": row})
     if json:
@@ -132,10 +132,12 @@ def _seen(seen: Mapping[str, Any], row: int | None) -> str:
     if not seen["rows"]:
         return "no rows" if row is None else f"no row on line {row}"
     shapes: Mapping[str, int] = seen["shapes"]
-    listed = [f"{count} of the shape `{name}`" for name, count in shapes.items()]
+    listed = f"of the shapes {', '.join(f'`{name}` {count}' for name, count in shapes.items())}"
     if len(shapes) == 1 and not seen["bad"]:
-        listed = [f"of the shape `{name}`" for name in shapes]
-    return ", ".join([f"the first {_many(seen['rows'], 'row')}" if row is None else f"line {row}", *listed])
+        listed = f"of the shape `{next(iter(shapes))}`"
+    return ", ".join(
+        [f"the first {_many(seen['rows'], 'row')}" if row is None else f"line {row}", *[listed] * bool(shapes)]
+    )
 
 
 def _counted(seen: Mapping[str, Any], *, asked: bool, length: int) -> list[str]:

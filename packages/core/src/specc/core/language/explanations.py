@@ -513,8 +513,8 @@ ALL: Final[Mapping[str, Explanation]] = {
     "E0503": Explanation(
         "A row is a conversation in one of the known shapes.",
         "A row without a question would be trained on as if it were nothing.",
-        'Write `{"messages": [{"role": "user", "content": "…"}]}`; `conversations`, `prompt`, `instruction`, `question`'
-        " and `text` are known too.",
+        'Write `{"messages": [{"role": "user", "content": "…"}]}`; `conversations`, `prompt`, `instruction`, `query`,'
+        " `question` and `text` are known too, and `input_ids` with a mask.",
         "data-of-no-shape",
     ),
     "E0504": Explanation(
