@@ -142,7 +142,7 @@ def test_what_was_answered_outlives_a_server_that_stays_away(tmp_path: Path, ver
         return None if answered <= 30 else "reset"
 
     with Flaky(verifier, fault) as dying:
-        with pytest.raises(SpeccError, match=r"the endpoint is away \(a connection that broke .*of 40 rows") as caught:
+        with pytest.raises(SpeccError, match=r"the endpoint is away \(a broken connection: .*of 40 rows") as caught:
             ask(tmp_path / "run", verifier, source, dying.url, how={"retries": 2})
         assert caught.value.hint == "the same command goes on behind them, once the server is back"
         assert caught.value.code == 3

@@ -131,7 +131,7 @@ class Client:
         except httpx2.ConnectError as error:
             raise AgainError("no connection") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise AgainError(f"a connection that broke ({type(error).__name__})") from error
+            raise AgainError(f"a broken connection: {type(error).__name__}") from error
         self._look(response, bytes(content))
         try:
             return json.loads(content)

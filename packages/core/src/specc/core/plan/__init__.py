@@ -34,7 +34,6 @@ __all__ = [
     "lower",
     "plan_name",
     "read_json",
-    "repeats",
     "runtime_of",
     "stages",
     "total",
