@@ -10,11 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaky import FAULTS, Flaky, each_in_turn
 from projects import Project, make_project
@@ -27,11 +30,11 @@ from specc.core.files import directory_digest, entries, pretty, remove_tree, sha
 from specc.core.server import free, serving
 from specc.core.store import Store
 from specc.core.verify import rebuild, rebuild_one
-from specc.datagen import client
-from specc.datagen.client import pause_after, seconds_of
+from specc.datagen import client, endpoint
+from specc.datagen.client import AgainError, RefusedError, pause_after, seconds_of
 from specc.datagen.journal import Journal
 from specc.datagen.responses import responses
-from specc.datagen.rows import Message, Row, write_rows
+from specc.datagen.rows import Message, Row, canonical_text, write_rows
 from specc.datagen.talks import sampled
 from stages import make_job, run_here
 from values import values
@@ -382,6 +385,41 @@ def test_a_journal_loses_a_torn_line_and_nothing_else(tmp_path: Path) -> None:
         last = Journal(tmp_path / "1.jsonl")
         assert last.get(5, 1) == said
         last.close()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 2**70)
+    | st.floats()
+    | st.sampled_from(["stop", "{}", "[1]", "\ud800", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["function", "name", "arguments", "id", "content", "text"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+MESSAGE = st.fixed_dictionaries({}, optional=dict.fromkeys(("content", "reasoning", "tool_calls"), JSON))
+CHOICE = (
+    st.fixed_dictionaries({"finish_reason": st.just("stop") | JSON, "text": JSON, "message": MESSAGE | JSON}) | JSON
+)
+USAGE = st.fixed_dictionaries({"prompt_tokens": st.just(3) | JSON, "completion_tokens": st.just(1) | JSON}) | JSON
+ANSWER = st.fixed_dictionaries({"choices": st.lists(CHOICE, max_size=2) | JSON, "usage": USAGE}) | JSON
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANSWER)
+def test_whatever_json_comes_back_it_is_an_answer_or_none(found: Any) -> None:
+    for read_answer in (lambda one: endpoint._completion(one, 3), lambda one: endpoint._chat_answer(one)[0]):
+        with suppress(AgainError, RefusedError):
+            message = read_answer(found)
+            assert canonical_text([message])
+            assert message["finish"] == "stop"
+            assert 0 <= message["tokens"] < 2**31
+    with suppress(AgainError):
+        assert all(type(room) in (int, type(None)) for room in endpoint._models(found).values())
 
 
 def test_pauses_double_and_are_drawn() -> None:

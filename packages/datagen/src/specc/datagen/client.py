@@ -60,6 +60,9 @@ class Client:
 
     def __init__(self, address: str, key: str | None, *, concurrency: int, retries: int, timeout: float) -> None:
         """Ask nothing yet. `key` is the server's; `timeout` are seconds for a whole answer."""
+        key = key.strip() if key else None
+        if key and not (key.isascii() and key.isprintable()):
+            raise SpeccError("`OPENAI_API_KEY` has letters that no key has", hint="set it anew", code=Exit.STAGE)
         self._key = key
         self._retries = retries
         self._timeout = timeout

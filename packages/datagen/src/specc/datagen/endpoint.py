@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypedDict
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.stage import Stage
@@ -234,26 +234,48 @@ async def _all(works: Iterable[Any]) -> None:
 def _models(found: Any) -> dict[str, int | None]:
     """Return the names of the models of `GET /models`, and how many tokens each has room for if that is said."""
     try:
-        return {item["id"]: item.get("max_model_len") for item in found["data"]}
+        room = {str(item["id"]): item.get("max_model_len") for item in found["data"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise AgainError("a list of models that is none") from error
+    return {name: most if type(most) is int else None for name, most in room.items()}
 
 
 def _prompt_tokens(found: Any) -> int:
     try:
-        return int(found["usage"]["prompt_tokens"])
-    except (KeyError, TypeError, ValueError) as error:
+        tokens = found["usage"]["prompt_tokens"]
+    except (KeyError, TypeError) as error:
         raise AgainError("an answer without `usage.prompt_tokens`") from error
+    if type(tokens) is not int:
+        raise AgainError("an answer without `usage.prompt_tokens`")
+    return tokens
 
 
-def _choice(found: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return an answer's only choice, which came to an end, and what it says of its finish and its tokens."""
+def _text(value: object) -> str:
+    try:
+        if isinstance(value, str) and value.encode():
+            return value
+    except UnicodeEncodeError as error:
+        raise AgainError("an answer with half a surrogate pair") from error
+    if value in ("", None):
+        return ""
+    raise AgainError("an answer whose text is none")
+
+
+class _End(TypedDict):
+    """How an answer ended, and how many tokens it has."""
+
+    finish: Literal["stop", "length"]
+    tokens: int
+
+
+def _choice(found: Any) -> tuple[Mapping[str, Any], _End]:
+    """Return an answer's only choice, which came to an end, and that end."""
     try:
         (choice,), tokens = found["choices"], found["usage"]["completion_tokens"]
         finish = choice["finish_reason"]
     except (KeyError, TypeError, ValueError) as error:
         raise AgainError("an answer without a choice, or without its tokens") from error
-    if finish not in ("stop", "length", "tool_calls") or type(tokens) is not int or tokens < 0:
+    if finish not in ("stop", "length", "tool_calls") or type(tokens) is not int or not 0 <= tokens < 2**31:
         raise AgainError(f"an answer that ended with `{str(finish)[:40]}`")
     return choice, {"finish": "length" if finish == "length" else "stop", "tokens": tokens}
 
@@ -263,31 +285,29 @@ def _completion(found: Any, length: int) -> Message:
     choice, end = _choice(found)
     if (other := _prompt_tokens(found)) != length:
         raise AgainError(f"an answer to a prompt of {other} tokens instead of {length}")
-    if not isinstance(text := choice.get("text"), str):
-        raise AgainError("an answer without a text")
-    return {"role": "assistant", "content": text, "finish": end["finish"], "tokens": end["tokens"]}
+    return {"role": "assistant", "content": _text(choice.get("text")), **end}
 
 
 def _chat_answer(found: Any) -> tuple[Message, int]:
     """Return an answer, and how many tokens the server's prompt had."""
     choice, end = _choice(found)
     said = choice.get("message")
-    if not isinstance(said, dict) or not isinstance(text := said.get("content") or "", str):
+    if not isinstance(said, dict):
         raise AgainError("an answer without a message")
-    message: Message = {"role": "assistant", "content": text, "finish": end["finish"], "tokens": end["tokens"]}
-    thought = said.get("reasoning_content") or said.get("reasoning")
-    if isinstance(thought, str) and thought.strip():
+    message: Message = {"role": "assistant", "content": _text(said.get("content")), **end}
+    if (thought := _text(said.get("reasoning_content") or said.get("reasoning"))).strip():
         message["reasoning_content"] = thought
     if calls := said.get("tool_calls"):
-        message["tool_calls"] = [_call(call) for call in calls]
+        message["tool_calls"] = [_call(call) for call in calls] if isinstance(calls, list) else []
     return message, _prompt_tokens(found)
 
 
 def _call(call: Any) -> ToolCall:
     try:
         name, arguments = call["function"]["name"], call["function"]["arguments"]
-        if not isinstance(name, str) or not isinstance(json.loads(arguments), dict):
+        if not isinstance(json.loads(_text(arguments)), dict):
             raise TypeError  # noqa: TRY301 - one word for all that is none
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RefusedError("its answer calls a tool with arguments that are no JSON object") from error
-    return {"id": str(call.get("id") or ""), "type": "function", "function": {"name": name, "arguments": arguments}}
+    identity = _text(call["id"]) if isinstance(call.get("id"), str) else ""
+    return {"id": identity, "type": "function", "function": {"name": _text(name), "arguments": arguments}}
