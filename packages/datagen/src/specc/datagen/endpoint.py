@@ -84,7 +84,7 @@ class Endpoint(Asker):
             for talk in waiting:
                 await self._talk(talk, journal)
                 through += 1
-                self.seconds = before + time.monotonic() - began
+                self.seconds = before + max(time.monotonic() - began, 1e-6)
                 done(through, f"{self.tokens / self.seconds:.0f} tokens/s")
 
         try:
