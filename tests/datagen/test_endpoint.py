@@ -27,7 +27,7 @@ from specc.core.contracts import Event, Note, Progress
 from specc.core.errors import SpeccError
 from specc.core.execute import Reporter
 from specc.core.files import directory_digest, entries, pretty, remove_tree, sha256, sha256_file
-from specc.core.server import free, serving
+from specc.core.serving.server import free, serving
 from specc.core.store import Store
 from specc.core.verify import rebuild, rebuild_one
 from specc.datagen import client, endpoint

@@ -16,8 +16,8 @@ from torch import Tensor  # noqa: E402
 import drafts  # noqa: E402
 from small import make_verifier, write_prompts  # noqa: E402
 from specc.core.algorithms import ALGORITHMS, algorithm, vocabulary_of  # noqa: E402
+from specc.core.measure.acceptance import Counts  # noqa: E402
 from specc.evaluate.decoder import Decoder, accept, distribution  # noqa: E402
-from specc.evaluate.engine import Counts  # noqa: E402
 from specc.evaluate.reference import Reference  # noqa: E402
 from specc.train.losses import Head  # noqa: E402
 from specc.train.models import DraftModel, Frozen, Reading, build, trained  # noqa: E402

@@ -73,3 +73,49 @@ def test_another_file_than_the_locked_one_is_refused(tmp_path: Path) -> None:
 def test_no_prompt_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpeccError, match="holds no prompt"):
         read(tmp_path, "")
+
+
+def kinds(tmp_path: Path, *rows: object, **source_of: object) -> list[tuple[str, str]]:
+    """Return the question and the subset of each prompt."""
+    path = tmp_path / "question.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_prompts([{**source(path, "data/question.jsonl"), **source_of}], lambda _: path, None)
+    return [(prompt.messages[-1]["content"], prompt.subset) for prompt in found]
+
+
+ROWS = [{"question_id": number, "category": kind, "turns": [f"{number}?", "And?"]}
+        for number, kind in enumerate(["coding", "writing", "coding"])]  # fmt: skip
+
+
+def test_of_turns_the_first_is_asked_and_a_category_is_a_subset(tmp_path: Path) -> None:
+    assert kinds(tmp_path, *ROWS) == [("0?", "coding"), ("1?", "writing"), ("2?", "coding")]
+    assert kinds(tmp_path, {"prompt": "Why?"}) == [("Why?", "question")]
+    assert kinds(tmp_path, {"prompt": ["Why?", "And?"]}) == [("Why?", "question")]
+    assert kinds(tmp_path, *ROWS, subset="mine")[0] == ("0?", "mine")
+
+
+def test_rows_are_those_of_the_categories(tmp_path: Path) -> None:
+    assert kinds(tmp_path, *ROWS, categories=["coding"], rows=1) == [("0?", "coding")]
+    assert kinds(tmp_path, *ROWS, categories=["coding"], rows=9) == [("0?", "coding"), ("2?", "coding")]
+    with pytest.raises(SpeccError, match="no row is of the categories `poems`") as caught:
+        kinds(tmp_path, *ROWS, categories=["poems"])
+    assert caught.value.hint == "the categories of its rows: `coding`, `writing`"
+
+
+def test_a_row_of_speed_bench_without_its_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpeccError, match="is not in the data set") as caught:
+        kinds(tmp_path, {"turns": ["FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE USING SPECDEC_BENCH"]})
+    assert "prepare" in (caught.value.hint or "")
+
+
+def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "test.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    found = read_prompts([{**source(path, "test.parquet"), "categories": ["writing"]}], lambda _: path, None)
+    assert [(prompt.messages, prompt.subset, str(prompt.where)) for prompt in found] == [
+        (({"role": "user", "content": "1?"},), "writing", "test.parquet:2:1")
+    ]
+    path.write_bytes(b"PAR1")
+    with pytest.raises(SpeccError, match="cannot be read"):
+        read_prompts([source(path, "test.parquet")], lambda _: path, None)

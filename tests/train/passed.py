@@ -41,8 +41,8 @@ class Noted(Engine):
 
     made: Noted
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         Noted.made = self
 
 

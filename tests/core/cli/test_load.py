@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from serving import small_checkpoint
 from small import write_prompts
 from specc.core.cli.load import table
 from specc.core.errors import SpeccError
-from specc.core.guard import descendants
-from specc.core.load import drive, talks, texts
-from specc.core.served import served_of
-from specc.core.store import Store
+from specc.core.execute.guard import descendants
+from specc.core.measure.load import drive, talks, texts
+from specc.core.serving.served import Served
 
 
 def test_prompts_are_the_first_turns_of_users(tmp_path: Path) -> None:
@@ -38,21 +37,26 @@ def test_a_verifier_without_a_chat_template_goes_on_with_texts(tmp_path: Path) -
 
 
 @pytest.mark.engine
-def test_a_load_reports_both_sides_and_leaves_no_process(tmp_path: Path) -> None:
-    import os
-
+def test_a_load_reports_both_sides_and_leaves_no_process(small_served: Served, tmp_path: Path) -> None:
     pytest.importorskip("guidellm")
-    store = Store(tmp_path / "store")
-    served = served_of(store, small_checkpoint(tmp_path, store))
     prompts = write_prompts(tmp_path / "prompts.jsonl", 12)
     before, heard = set(descendants(os.getpid())), list[str]()
     to = tmp_path / "load"
-    found = drive(served, profile="throughput", seconds=3, folder=to, prompts=[prompts], max_tokens=24, streams=(4,),
-                  variables={"VLLM_CPU_KVCACHE_SPACE": "1"}, say=heard.append)  # fmt: skip
+    found = drive(
+        small_served,
+        profile="throughput",
+        seconds=3,
+        folder=to,
+        prompts=[prompts],
+        max_tokens=24,
+        streams=(4,),
+        variables={"VLLM_CPU_KVCACHE_SPACE": "1"},
+        say=heard.append,
+    )
     assert set(descendants(os.getpid())) <= before
     assert json.loads((to / "load.json").read_text()) == found
     assert heard[0] == "with speculator: starting the server"
-    assert str(tmp_path) not in (to / "load.json").read_text()
+    assert str(tmp_path.parent) not in (to / "load.json").read_text()
     for side in ("with_speculator", "without_speculator"):
         (step,) = found[side]["steps"]
         assert (step["strategy"], step["at_once"]) == ("throughput", 4)

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from browser import Browser
 from projects import SPEC, Project, make_project
 from safetensor import one_tensor
+from specc.core.cli import main
 from specc.core.cli.benchmarks import benchmark
 from specc.core.cli.charts import HEIGHT, WIDTH, Chart, Series, bars, lines, ticks
 from specc.core.cli.report import Sheet, report
 from specc.core.cli.sections import Built
 from specc.core.contracts import Manifest
+from specc.core.errors import Exit
 from specc.core.store import Store
 from stored import put
 
@@ -200,6 +202,20 @@ def test_an_artifact_has_a_page_with_what_measured_it(project: Project) -> None:
     assert "acceptance" not in Reader(html(project, alone.digest)).text
 
 
+@pytest.mark.parametrize(
+    "metrics",
+    ['{"epochs": [{}]}', '{"epochs": 3}', '{"epochs": [{"epoch": 1, "loss": NaN, "validation_loss": Infinity}]}',
+     '{"initial": {"epoch": 0, "positions": [{"counted": 1}]}}', "[1]"],
+)  # fmt: skip
+def test_measurements_of_anybody_end_in_words_at_worst(
+    quick_path: Path, metrics: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPECC_STORE", str(quick_path / "store"))
+    made = put(Store(quick_path / "store"), "draft", {"metrics.json": metrics.encode()})
+    code = main(["show", made.digest, "--format", "html"])
+    assert (code, "cannot be read" in capsys.readouterr().err) in {(Exit.OK, False), (Exit.DIFFERENCE, True)}
+
+
 def test_what_was_never_built_is_said(project: Project) -> None:
     _, words = project.run("show", "benched.yaml", "--format", "html", expect=1)
     assert "`benched` was never built here" in words
@@ -213,9 +229,9 @@ def test_a_benchmark_is_drawn_and_its_advice_said() -> None:
         "Speed-up over draft length", "Acceptance length over draft length", "Acceptance length by subset",
     ]  # fmt: skip
     assert section.figures[0].numbers.rows == [["1", "1.28", "1.08"], ["16", "0.98", "0.78"]]
-    assert section.figures[4].numbers.head == ["prompts", "1 tokens", "3 tokens"]
+    assert section.figures[4].numbers.head == ["prompts", "1 token", "3 tokens"]
     assert section.figures[4].numbers.rows == [["writing", "1.28", "1.68"], ["code", "1.12", "1.52"]]
-    assert section.tables[0].rows == [["0", "1", "1", "1.28×"], ["0", "16", "1", "0.98×"]]
+    assert section.tables[0].rows == [["0", "1", "1", "1.28×"], ["0", "16", "1", "0.98×, no gain"]]
     cells = section.folds[0].table
     assert cells
     assert cells.rows[0] == ["0", "1", "1", "500", "1.200", "1.100–1.300", "1.28", "1.18–1.38", "4 of 4"]

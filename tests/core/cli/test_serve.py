@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import serving
 from specc.core.cli import main
-from specc.core.contracts import Input, Manifest, StageJob
+from specc.core.contracts import Manifest
 from specc.core.store import Store
 
 EVERY = "0.0.0.0"  # noqa: S104 - only printed
@@ -30,23 +31,16 @@ data:
 
 def seal(store: Store, stage: str, name: str, **inputs: str) -> Manifest:
     """Put an artifact of one file into the store."""
-    key = (stage.encode().hex() * 8)[:64]
-    output = store.begin(stage, key)
-    (output / "config.json").write_text(f'"{stage}"\n')
+    folder = store.root.parent / stage
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(f'"{stage}"\n')
     params = {
         "name": name,
         "draft": {"algorithm": "eagle3"},
         "export": {"speculative_tokens": 3},
         "verifier": {"dtype": "bfloat16", "config": {"model_type": "llama"}},
     }
-    job = StageJob(
-        stage=stage, version=1, key=key, params=params, facets={}, files={},
-        inputs={slot: Input(path=str(store.path(digest)), digest=digest) for slot, digest in inputs.items()},
-        output=str(output), work=str(store.work(stage, key)), units=str(store.units(stage)),
-    )  # fmt: skip
-    manifest = store.seal(job, name, output, {})
-    store.note_last(name, stage, manifest)
-    return manifest
+    return serving.seal(store, stage, name, folder, params, **inputs)
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from serving import PROMPTS, small_checkpoint
-from specc.core.guard import descendants
-from specc.core.server import Server, Speculation
-from specc.core.store import Store
+from serving import PROMPTS
+from specc.core.execute.guard import descendants
+from specc.core.measure.acceptance import Counts
+from specc.core.serving.served import Served
+from specc.core.serving.server import Server
 
 pytestmark = pytest.mark.engine
 
@@ -32,19 +33,18 @@ class Running:
     process: subprocess.Popen[str]
     said: dict[str, Any]
 
-    def speculation(self) -> Speculation:
+    def speculation(self) -> Counts:
         url = self.said["url"].removesuffix("/v1")
         return Server(name="", url=url, log=Path(self.said["log"]), process=self.process).speculation()
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Running]]:
+def servers(small_served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Running]]:
     """One server with the speculator and one without; they start at the same time."""
-    folder = tmp_path_factory.mktemp("served")
-    checkpoint = small_checkpoint(folder, Store(folder / "store"))
-    command = [str(Path(sys.executable).parent / "specc"), "serve", checkpoint.digest[:12], "--port", "0", "--json",
+    folder, digest = tmp_path_factory.mktemp("servers"), small_served.checkpoint.digest
+    command = [str(Path(sys.executable).parent / "specc"), "serve", digest[:12], "--port", "0", "--json",
                "--env", "VLLM_CPU_KVCACHE_SPACE=1"]  # fmt: skip
-    environment = {**os.environ, **CALLERS, "SPECC_STORE": str(folder / "store")}
+    environment = {**os.environ, **CALLERS, "SPECC_STORE": str(small_served.store.root)}
     further = ["--", "--max-model-len", "256"]
     started = [
         subprocess.Popen([*command, *own, *further], cwd=folder, env=environment, stdout=subprocess.PIPE,
@@ -104,7 +104,7 @@ def test_greedy_text_is_the_same_with_and_without_the_speculator_and_drafts_are_
     assert counts.drafts > 0
     assert counts.accepted == sum(counts.per_position) > 0
     assert counts.draft_tokens == 3 * counts.drafts
-    assert plain.speculation() == Speculation(drafts=0, draft_tokens=0, accepted=0, per_position=())
+    assert plain.speculation() == Counts(drafts=0, draft_tokens=0, accepted=0, per_position=())
 
 
 def test_what_the_command_says_is_what_runs(servers: tuple[Running, Running]) -> None:
@@ -125,7 +125,7 @@ def test_what_the_command_says_is_what_runs(servers: tuple[Running, Running]) ->
 
 def test_nothing_is_left_of_a_server_when_its_command_is_killed_or_stopped(servers: tuple[Running, Running]) -> None:
     speculating, plain = servers
-    for running, number, code in ((speculating, signal.SIGKILL, -9), (plain, signal.SIGTERM, 143)):
+    for running, number, code in ((speculating, signal.SIGKILL, -9), (plain, signal.SIGINT, 130)):
         before = descendants(running.process.pid)
         assert len(before) >= 4, "the guard, the server, its engine, the engine's worker"
         started = {pid: _start(pid) for pid in before}

@@ -17,8 +17,8 @@ from specc.core.algorithms import ALGORITHMS, Algorithm, TrainingCost
 from specc.core.contracts import Input, StageJob
 from specc.core.lock import CLASSES, MachineClass, machine_class
 from specc.core.plan import ROWS, Estimate, Estimator, Plan, decide, lower, stages, total
-from specc.core.plan.corpus import ANSWER, FRAME, LETTERS, SAMPLE
-from specc.core.plan.costs import COSTS
+from specc.core.plan.corpus import ANSWER, FRAME, LETTERS, SAMPLE, count, look_into, mean_answer
+from specc.core.plan.costs import COSTS, decoded
 from specc.core.plan.rates import BYTES, GFLOPS, SHARE, START
 from specc.core.resolve import restore
 from specc.core.store import Store
@@ -237,12 +237,12 @@ def test_stages_without_a_model_are_measured_by_bytes(store: Store, tmp_path: Pa
 
 def test_what_is_no_number_in_a_record_is_not_taken_for_one(store: Store) -> None:
     tree = values()
-    for count, record in enumerate([
+    for number, record in enumerate([
         {}, {"seconds": "7"}, {"seconds": 0, "tokens": 1, "tokens_per_second": 1}, {"seconds": 7.0, "tokens": None},
         {"seconds": 7.0, "tokens": 0, "tokens_per_second": 9.0}, {"seconds": 7.0, "parts": {"step": "long"}},
         {"seconds": 7.0, "tokens": True, "tokens_per_second": {"plain": 3}},
     ]):  # fmt: skip
-        plan = put_data(store, values(**{"data.sequence_length": 100 + count}))
+        plan = put_data(store, values(**{"data.sequence_length": 100 + number}))
         put(store, plan, "hidden_states", {}, **record)
     put_data(store, tree)
     assert not estimates(tree, MACHINE, store)["hidden_states"].measured
@@ -367,6 +367,30 @@ def test_a_sum_adds_everything_but_memory() -> None:
     assert total([one, two]) == Estimate(
         seconds=3.0, disk=30, memory=300, tokens=5, flops=7.0, measured=False, complete=False
     )
+
+
+def test_a_benchmark_takes_what_its_cells_do(tmp_path: Path) -> None:
+    files = write(tmp_path / "prompts", {"prompt": "x" * 100}, 20)
+    grid = {"temperatures": [0.0], "speculative_tokens": [3], "batch_sizes": [16], "repeats": 3}
+
+    def found(**changes: Any) -> Estimate:
+        return estimates(values(**{"evaluate.grid": {**grid, **changes}}), MACHINE, None, files)["benchmark"]
+
+    one = found()
+    assert one.tokens == pytest.approx(20 * (1 + 1 + 2 * 3) * mean_answer(16), abs=1)
+    assert found(temperatures=[0.0, 0.7]).flops == pytest.approx(2 * (one.flops or 0))
+    assert found(batch_sizes=[1]).seconds > one.seconds, "small batches are slow"
+    assert found(repeats=6).seconds > one.seconds
+    assert found(speculative_tokens=[1, 3]).seconds > one.seconds + 5, "one more engine"
+
+
+def test_an_evaluation_without_vllm_answers_few_prompts_and_slowly(tmp_path: Path) -> None:
+    files = write(tmp_path / "prompts", {"prompt": "x" * 100}, 2000)
+    tree = values(**{"evaluate.max_tokens": 256})
+    alone = values(**{"evaluate.max_tokens": 256, "draft.algorithm": "xpress"})
+    corpus = count(tree, files, {}, look_into)
+    assert corpus.prompts == decoded(tree, corpus, "cpu").prompts == 2000
+    assert decoded(alone, corpus, "cpu").prompts == 4, "1,024 tokens in all"
 
 
 def test_every_stage_has_a_declared_rate() -> None:

@@ -61,6 +61,30 @@ ALL = ["verifier", "conversations", "responses", "tokens", "vocabulary", "hidden
        "evaluation"]  # fmt: skip
 
 
+def test_loggers_are_in_no_key_and_reach_the_training_alone() -> None:
+    silent, told = values(), values()
+    told["train"]["loggers"] = ["tensorboard", "wandb"]
+    plan, logged = lower(silent, MACHINE), lower(told, MACHINE)
+    assert [stage.recipe for stage in logged.stages] == [stage.recipe for stage in plan.stages]
+    contexts = {stage.name: stage.row.context for stage in logged.stages if "loggers" in stage.row.context}
+    assert contexts == {"draft": {"save_every": silent["train"]["save_every"], "loggers": ["tensorboard", "wandb"],
+                                  "project": silent["name"]}}  # fmt: skip
+    assert not any(stage.row.reads("train.loggers") for stage in logged.stages)
+    assert "loggers" not in str([stage.row.context for stage in plan.stages])
+
+
+def test_a_grid_is_a_stage_of_its_own_and_moves_no_other_key() -> None:
+    grid = {"temperatures": [0.0], "speculative_tokens": [3], "batch_sizes": [1], "repeats": 3}
+    plain, measured = lower(values(), MACHINE), lower(values(**{"evaluate.grid": grid}), MACHINE)
+    assert {stage.name: stage.recipe for stage in measured.stages if stage.name != "benchmark"} == {
+        stage.name: stage.recipe for stage in plain.stages
+    }
+    named = [{**values()["evaluate"]["prompts"][0], "subset": "mine"}]
+    other = lower(values(**{"evaluate.grid": grid, "evaluate.prompts": named}), MACHINE)
+    moved = [one.name for one, two in zip(measured.stages, other.stages, strict=True) if one.recipe != two.recipe]
+    assert moved == ["benchmark"], "the name of a subset is none of the evaluation's business"
+
+
 def test_a_first_plan_builds_everything_and_a_second_nothing() -> None:
     shelf, plan = Shelf(), lower(values(), MACHINE)
     assert _actions(decide(plan, shelf)) == dict.fromkeys(ALL, "build")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def main(job: dict[str, Any]) -> list[dict[str, Any]]:
         speculator = Speculator(folder=Path(one["folder"]), serving=one["serving"], tokens=STEPS)
         served = answer(verifier, PROMPTS, MAX_TOKENS, speculator=speculator, **options)
         plain = plain or served.answers
-        runs: list[int] = []
+        original, runs = Original.read(one, verifier), list[int]()
         for prompt, ids in zip(PROMPTS, served.answers, strict=True):
-            runs += walk(one, reference, verifier, prompt, list(ids))
+            runs += walk(original, reference, one["layers"], prompt, list(ids))
         found.append({
             "identical": served.answers == plain,
             "served": [served.counts.drafts, served.counts.accepted, list(served.counts.per_position)],
@@ -41,7 +42,7 @@ def main(job: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def walk(one: dict[str, Any], reference: Any, verifier: Path, prompt: list[int], ids: list[int]) -> list[int]:
+def walk(original: Original, reference: Any, layers: list[int], prompt: list[int], ids: list[int]) -> list[int]:
     """Return how many tokens of each draft of an answer the source's own forward pass would have right.
 
     vLLM counts a draft's tokens past an answer's end too, so that the row goes on by what the verifier would say.
@@ -49,14 +50,14 @@ def walk(one: dict[str, Any], reference: Any, verifier: Path, prompt: list[int],
     import torch
 
     row = [*prompt, *ids]
-    reading, _ = reference.read(row, layers=one["layers"], ahead=STEPS, places=[])
+    reading, _ = reference.read(row, layers=layers, ahead=STEPS, places=[])
     runs, newest = [], len(prompt)
     while newest < len(row) - 1:
         start, drafted = reading.ids[: newest + 1], []
         states = reading.aux[: newest + 1], reading.last[: newest + 1]
         with torch.inference_mode():
             while len(drafted) < STEPS:
-                drafted.append(propose(one, verifier, start, states, drafted))
+                drafted.append(original.propose(start, *states, drafted))
         right = [token == int(reading.ids[newest + 1 + place]) for place, token in enumerate(drafted)
                  if newest + 1 + place < len(reading.ids)]  # fmt: skip
         run = next((place for place, good in enumerate(right) if not good), len(right))
@@ -65,29 +66,43 @@ def walk(one: dict[str, Any], reference: Any, verifier: Path, prompt: list[int],
     return runs
 
 
-def propose(one: dict[str, Any], verifier: Path, ids: Any, states: tuple[Any, Any], drafted: list[int]) -> int:
-    """Return the token that the source proposes after `drafted`, by the verifier's ids."""
-    from safetensors.torch import load_file
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A source, with the ends of its verifier."""
 
-    from export.convert import reference
+    layout: str
+    config: dict[str, Any]
+    weights: dict[str, Any]
+    ends: dict[str, Any]
+    epsilon: float
 
-    weights, ends = load_file(Path(one["source"]) / "model.safetensors"), load_file(verifier / "model.safetensors")
-    aux, last = states
-    config = json.loads((Path(one["source"]) / "config.json").read_text())
-    embedding, head = ends["model.embed_tokens.weight"], ends["lm_head.weight"]
-    own = weights.get("embed_tokens.weight", embedding)
-    match one["layout"]:
-        case "eagle3":
-            logits = reference.eagle3(config, weights, own, ids, aux, drafted)
-        case "peagle":
-            logits = reference.peagle(config, weights, own, ids, aux, drafted)
-        case "dflash":
-            logits = reference.dflash(config, weights, (embedding, head), ids, aux, drafted)
-        case _:
-            normed = reference.rms(last, ends["model.norm.weight"], one["epsilon"])
-            logits = reference.eagle(config, weights, own, ids, normed, drafted, head)
-    best = int(logits.argmax())
-    return best + int(weights["d2t"][best]) if "d2t" in weights and one["layout"] != "dflash" else best
+    @classmethod
+    def read(cls, one: dict[str, Any], verifier: Path) -> Original:
+        from safetensors.torch import load_file
+
+        folder = Path(one["source"])
+        config = json.loads((folder / "config.json").read_text())
+        weights, ends = (load_file(where / "model.safetensors") for where in (folder, verifier))
+        return cls(one["layout"], config, weights, ends, one["epsilon"])
+
+    def propose(self, ids: Any, aux: Any, last: Any, drafted: list[int]) -> int:
+        """Return the token that the source proposes after `drafted`, by the verifier's ids."""
+        from export.convert import reference
+
+        embedding = head = self.ends["model.embed_tokens.weight"]  # the verifier's are tied
+        own, both = self.weights.get("embed_tokens.weight", embedding), (self.config, self.weights)
+        match self.layout:
+            case "eagle3":
+                logits = reference.eagle3(*both, own, ids, aux, drafted)
+            case "peagle":
+                logits = reference.peagle(*both, own, ids, aux, drafted)
+            case "dflash":
+                logits = reference.dflash(*both, (embedding, head), ids, aux, drafted)
+            case _:
+                normed = reference.rms(last, self.ends["model.norm.weight"], self.epsilon)
+                logits = reference.eagle(*both, own, ids, normed, drafted, head)
+        best = int(logits.argmax())
+        return best + int(self.weights["d2t"][best]) if "d2t" in self.weights else best
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from specc.core.resolve import source
 from specc.export.convert import converted
 from stages import make_job, run_here
 
-HIDDEN, INNER, HEADS, GROUPS, SIZE, VOCAB, LAYERS = 64, 96, 4, 2, 16, 384, 6
+HIDDEN, INNER, HEADS, GROUPS, SIZE, VOCAB, LAYERS = 64, 96, 2, 1, 32, 384, 8  # vLLM on a CPU takes no heads of 16
 """Heads are not the verifier's own, nor is the feed-forward width: a folder says them itself."""
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": HIDDEN,

@@ -45,7 +45,7 @@ train: {batch_tokens: 4096, precision: fp32}
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("project")
-    make_verifier(folder / "verifier", layers=8, heads=4, kv_heads=2, tie=False, dtype="float32")
+    make_verifier(folder / "verifier", layers=8, tie=False, dtype="float32")
     sources.safeailab().into(folder / "draft", form="bin")
     sources.eagle().into(folder / "eagle")
     write_prompts(folder / "prompts.jsonl", 12, answers=True)
@@ -97,7 +97,7 @@ def test_words_for_a_person_end_in_the_folder(project: Project) -> None:
     assert "`fc.bias` left out: a bias of zeros, which changes nothing" in said
     assert 'the layout that vLLM serves with `"method": "eagle"`' in said
     config = json.loads((project.folder / "as-eagle/config.json").read_text())
-    assert (config["architectures"], config["num_attention_heads"]) == (["LlamaForCausalLM"], 4)
+    assert (config["architectures"], config["num_attention_heads"]) == (["LlamaForCausalLM"], sources.HEADS)
     assert '"num_speculative_tokens": 2' in (project.folder / "as-eagle/README.md").read_text()
 
 

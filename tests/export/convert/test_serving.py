@@ -23,7 +23,10 @@ LAYOUTS = ("eagle3", "peagle", "dflash", "eagle")
 
 
 def likely(layout: str, verifier: Path) -> sources.Written:
-    """Return a source that is right at times: few tokens to propose, or a state that is handed on as it is."""
+    """Return a source that is right at times: few tokens to propose, or what it reads handed on almost as it is.
+
+    The verifier repeats itself, and a mask that is handed on proposes itself.
+    """
     known = drafts.habits(verifier, PROMPTS, 4)
     written = {"eagle3": lambda: sources.safeailab(4), "peagle": lambda: sources.peagle(4), "dflash": one_layer,
                "eagle": sources.eagle}[layout]()  # fmt: skip
@@ -35,6 +38,8 @@ def likely(layout: str, verifier: Path) -> sources.Written:
     else:
         quiet = [name for name in written.tensors if name.endswith(("o_proj.weight", "down_proj.weight"))]
         written.tensors.update({name: written.tensors[name] * 0.05 for name in quiet})
+    if layout == "dflash":
+        written.config["dflash_config"] = {**written.config["dflash_config"], "mask_token_id": known[0]}
     if layout == "eagle":
         del written.tensors["embed_tokens.weight"]
         written.tensors["fc.weight"] = torch.cat((written.tensors["fc.weight"][:, :64] * 0.05, torch.eye(64)), 1)
@@ -53,7 +58,7 @@ def one_layer() -> sources.Written:
 def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Serve all of them in one process: starting vLLM is dear."""
     folder = tmp_path_factory.mktemp("serving")
-    verifier = drafts.calm(make_verifier(folder / "verifier", layers=6, tie=False, dtype="float32"))
+    verifier = drafts.calm(make_verifier(folder / "verifier", layers=8, dtype="float32"))
     config = drafts.verifier_config(verifier)
     job: dict[str, Any] = {"verifier": str(verifier), "config": config, "drafts": []}
     for layout in LAYOUTS:

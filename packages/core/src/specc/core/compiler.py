@@ -13,7 +13,7 @@ from specc.core.errors import SpeccError
 from specc.core.execute import machine_name
 from specc.core.language import Document, check, in_order, matrix
 from specc.core.language.profile import Profile, read_profile
-from specc.core.language.rules import unpinned
+from specc.core.language.rules import unpinned, unpinned_prompts
 from specc.core.lock import Lock, Locked, Locks, MachineClass, Moved, machine_class
 from specc.core.plan import Estimate, Estimator, Plan, lower, runtime_of
 from specc.core.resolve import ResolvedSpec, Resolver, restore
@@ -188,9 +188,11 @@ def compile_builds(
         # A build that is new in the matrix takes what it shares with the others from the lock of one of them.
         lock = before.get(checked.build) or before[_nearest(checked.build, before)] if before else None
         if trust == "locked" and lock:  # which asks no hub
-            section = checked.spec.verifier.model_dump()
-            if (error := unpinned(checked.document, section, lock.locked.values["verifier"])) is not None:
-                errors.append(error)
+            values, pinned = checked.spec.values(), lock.locked.values
+            error = unpinned(checked.document, values["verifier"], pinned["verifier"])
+            prompts = [(one.get("evaluate") or {}).get("prompts", []) for one in (values, pinned)]
+            if found := [*([error] if error else []), *unpinned_prompts(checked.document, *prompts)]:
+                errors += found
                 continue
         try:
             resolved = resolver.resolve(checked, locked=lock.locked if lock else None, upgrade=upgrade)

@@ -21,8 +21,8 @@ from specc.core.store.manifests import repeats
 CHUNK: Final = 1 << 20
 """Bytes of a tensor that are compared at once."""
 UNSIGNED: Final[Mapping[int, Literal["B", "H", "I", "Q"]]] = {8: "B", 16: "H", 32: "I", 64: "Q"}
-OUTSIDE: Final = ("verifier", "conversations", "evaluation")
-"""Stages that read files from outside the store, which a manifest knows by their hashes alone."""
+OUTSIDE: Final = ("verifier", "conversations", "prompts", "evaluation", "benchmark")
+"""Stages that read files from outside the store, or fetch them, which a manifest knows by their hashes alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

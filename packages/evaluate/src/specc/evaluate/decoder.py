@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
-from specc.evaluate.engine import Counts, Run
+from specc.core.measure.acceptance import Counts
+from specc.evaluate.engine import Run
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""vLLM, in this process, one engine after another.
+"""vLLM, in this process.
 
 In-process engines queue all requests of a call before the first step, so that batches and with them the bits
 repeat. A further engine in one process starts in 4 to 6 s, while a process of its own would import vLLM anew for
@@ -8,65 +8,23 @@ repeat. A further engine in one process starts in 4 to 6 s, while a process of i
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from specc.core.engines import architecture
 from specc.core.errors import Exit, SpeccError
+from specc.core.measure.acceptance import Counts
 
 BATCH: Final = 16
 """Sequences decoded at once. Fixed, since greedy output in bf16 depends on it, and so does the speed-up."""
 CHUNK: Final = 2048
 """Most tokens of one step: prompts beyond it are prefilled in several."""
 _COUNTERS: Final = "vllm:spec_decode_num_"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """vLLM's own counters of speculation. `per_position[k]` is how often the draft's token k was accepted."""
-
-    drafts: int = 0
-    draft_tokens: int = 0
-    accepted: int = 0
-    per_position: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, accepted: Sequence[int], steps: int) -> Counts:
-        """Return the counts of drafts of `steps` tokens, given how many were accepted of each."""
-        return cls(
-            drafts=len(accepted),
-            draft_tokens=len(accepted) * steps,
-            accepted=sum(accepted),
-            per_position=tuple(sum(run > place for run in accepted) for place in range(steps)),
-        )
-
-    def minus(self, other: Counts) -> Counts:
-        """Return what came after `other`."""
-        before = other.per_position or (0,) * len(self.per_position)
-        return Counts(
-            drafts=self.drafts - other.drafts,
-            draft_tokens=self.draft_tokens - other.draft_tokens,
-            accepted=self.accepted - other.accepted,
-            per_position=tuple(a - b for a, b in zip(self.per_position, before, strict=True)),
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the counts under the artifact's names, with accepted tokens per draft + 1."""
-        return {
-            "drafts": self.drafts,
-            "draft_tokens": self.draft_tokens,
-            "accepted": self.accepted,
-            "accepted_per_position": list(self.per_position),
-            "mean_acceptance_length": acceptance(self.accepted, self.drafts),
-        }
-
-
-def acceptance(accepted: int, drafts: int) -> float:
-    """Return the mean acceptance length: accepted draft tokens per draft + 1, as vLLM reports it."""
-    return 1 + accepted / drafts if drafts else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,12 +83,41 @@ def answer(
     `cuda`; `done` is called for each answer.
     Raises `SpeccError` if vLLM cannot load the verifier with the speculator, or not take a first step with it.
     """
+    with engine(
+        verifier, prompts[0], config=config, dtype=dtype, length=length, device=device, speculator=speculator
+    ) as llm:
+        before = counters(llm)
+        started = time.monotonic()
+        answers = _generate(llm, prompts, max_tokens, done)
+        seconds = time.monotonic() - started
+        return Run(answers=tuple(answers), seconds=seconds, counts=counters(llm).minus(before))
+
+
+@contextmanager
+def engine(
+    verifier: Path,
+    prompt: Sequence[int],
+    *,
+    config: Mapping[str, Any],
+    dtype: str,
+    length: int,
+    device: str,
+    speculator: Speculator | None = None,
+    others: bool = False,
+    **more: Any,
+) -> Generator[Any]:
+    """Start vLLM, let it answer a prompt so that all of it is started, and take it down in the end.
+
+    The arguments are those of `answer`; `more` goes to vLLM as it is. With `others` another engine of this process
+    stays up: what they share is then left to be taken down with it. Raises `SpeccError` as `answer` does.
+    """
     from vllm.distributed import cleanup_dist_env_and_memory
 
+    llm: Any = None
     try:
         served = (speculator and speculator.verifier) or verifier
-        llm = _start(served, config, dtype=dtype, length=length, device=device, speculator=speculator)
-        _generate(llm, prompts[:1], 2)  # the rest of the start-up hides in the first call
+        llm = _start(served, config, dtype=dtype, length=length, device=device, speculator=speculator, more=more)
+        _generate(llm, [prompt], 2)  # the rest of the start-up hides in the first call
     except Exception as error:
         what = "the checkpoint with its verifier" if speculator else "the verifier"
         text = str(error).strip().splitlines()
@@ -139,15 +126,16 @@ def answer(
             hint="the stage's log has vLLM's own words; a checkpoint that vLLM does not run is not built",
             code=Exit.STAGE,
         ) from error
-    before = counters(llm)
-    started = time.monotonic()
-    answers = _generate(llm, prompts, max_tokens, done)
-    seconds = time.monotonic() - started
-    counts = counters(llm).minus(before)
-    llm.llm_engine.engine_core.shutdown()
+    held = [llm]
     del llm
-    cleanup_dist_env_and_memory()  # it also collects the cycles that keep the weights alive
-    return Run(answers=tuple(answers), seconds=seconds, counts=counts)
+    try:
+        yield held[0]
+    finally:
+        held.pop().llm_engine.engine_core.shutdown()
+        if others:
+            gc.collect()
+        else:
+            cleanup_dist_env_and_memory()  # it also collects the cycles that keep the weights alive
 
 
 def _start(
@@ -158,6 +146,7 @@ def _start(
     length: int,
     device: str,
     speculator: Speculator | None,
+    more: Mapping[str, Any],
 ) -> Any:
     import vllm
 
@@ -168,19 +157,20 @@ def _start(
     # CUDA graphs are worth their start-up there. Here inductor would be in their place, and its cache would
     # have to be part of what decides the bits.
     here: Mapping[str, Any] = {"cpu": {"enforce_eager": True}, "cuda": {"gpu_memory_utilization": 0.8}}[device]
-    return make(
-        str(verifier),
-        dtype=dtype,
-        max_model_len=length,
-        max_num_seqs=BATCH,
-        max_num_batched_tokens=max(CHUNK, length),
-        enable_prefix_caching=False,
-        disable_log_stats=False,
-        seed=0,
-        speculative_config=speculator.as_config() if speculator else None,
+    arguments = {
+        "dtype": dtype,
+        "max_model_len": length,
+        "max_num_seqs": BATCH,
+        "max_num_batched_tokens": max(CHUNK, length),
+        "enable_prefix_caching": False,
+        "disable_log_stats": False,
+        "seed": 0,
+        "speculative_config": speculator.as_config() if speculator else None,
         **here,
         **other,
-    )
+        **more,
+    }
+    return make(str(verifier), **arguments)
 
 
 def _leave_transformers_as_it_is() -> None:

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -22,7 +21,7 @@ from specc.core.stage import Stage
 from specc.evaluate.decoder import Decoder
 from specc.evaluate.engine import Run, Speculator, answer
 from specc.evaluate.lossless import Difference, differences, report
-from specc.evaluate.prompts import read_prompts, render
+from specc.evaluate.prompts import prompts_of
 from specc.evaluate.reference import Reference
 from specc.evaluate.replay import Logits, load_draft, pair, replay
 
@@ -60,6 +59,14 @@ def room(max_tokens: int, steps: int) -> int:
     return max_tokens + 2 * steps + 1
 
 
+def trained_speculator(stage: Stage, tokens: int) -> Speculator:
+    """Return a stage's checkpoint, or the copy of the verifier that it is stitched into, asked for `tokens`."""
+    stitched = stage.input("stitched") if "stitched" in stage.job.inputs else None
+    serving = algorithm(stage.params["draft"]["algorithm"]).serving
+    folder = stitched or stage.input("checkpoint")
+    return Speculator(folder=folder, serving=serving, tokens=tokens, verifier=stitched)
+
+
 def evaluation(stage: Stage) -> None:
     """Write `evaluation.json`; vLLM's speeds go to the run's record.
 
@@ -95,7 +102,7 @@ class Evaluation:
 
     def run(self) -> None:
         """Measure everything, write the report, and say what looks wrong."""
-        trained = self._trained()
+        trained = trained_speculator(self.stage, self.tokens)
         served = self._answer("speculative", self.prompts, trained)
         plain = self._answer("plain", self.prompts)
         untrained = self._answer("untrained draft", self.first, self._untrained())
@@ -134,10 +141,9 @@ class Evaluation:
 
     def _prompts(self) -> list[list[int]]:
         """Return the prompts as token ids, less those that do not fit the verifier with a whole answer."""
-        params, limit = self.stage.params, self.config["max_position_embeddings"]
+        limit = self.config["max_position_embeddings"]
         with self._phase("prompts"):
-            rows = read_prompts(params["evaluate"]["prompts"], self.stage.file, params["data"]["system_prompt"])
-            rendered = render(rows, self.verifier, params["date"], params["data"].get("responses", {}).get("template"))
+            _, rendered = prompts_of(self.stage, self.verifier)
         fitting = [tokens for tokens in rendered if len(tokens) + self.room <= limit]
         if not fitting:
             raise SpeccError(f"no prompt of `evaluate.prompts` fits the verifier's {limit} positions",
@@ -201,20 +207,11 @@ class Evaluation:
 
         return step
 
-    def _speculator(self, folder: Path) -> Speculator:
-        return Speculator(folder=folder, serving=algorithm(self.draft["algorithm"]).serving, tokens=self.tokens)
-
-    def _trained(self) -> Speculator:
-        """Return the checkpoint, or the copy of the verifier that it is stitched into."""
-        if "stitched" not in self.stage.job.inputs:
-            return self._speculator(self.checkpoint)
-        folder = self.stage.input("stitched")
-        return replace(self._speculator(folder), verifier=folder)
-
     def _untrained(self) -> Speculator:
         """Return the draft before its first training step: the verifier's own, or a copy of the checkpoint."""
-        if "stitched" in self.stage.job.inputs:
-            return replace(self._speculator(self.verifier), verifier=self.verifier)
+        trained = trained_speculator(self.stage, self.tokens)
+        if trained.verifier is not None:
+            return replace(trained, folder=self.verifier, verifier=self.verifier)
         from safetensors.torch import load_file, save_file
 
         target = self.stage.work / "untrained"
@@ -224,7 +221,7 @@ class Evaluation:
         initial = load_file(self.stage.input("draft") / "initial.safetensors")
         tensors |= {name: tensor.to(tensors[name].dtype) for name, tensor in initial.items()}
         save_file(tensors, target / "model.safetensors")
-        return self._speculator(target)
+        return replace(trained, folder=target)
 
     def _replay(self, served: Run, found: Sequence[Difference]) -> tuple[WalkCounts, dict[int, Logits | None]]:
         with self._phase("replay"):

@@ -1,84 +1,29 @@
-"""Held-out prompts: read from JSON lines, rendered by the verifier's own chat template on a pinned date."""
+"""Held-out prompts as tokens: found where they are, and rendered by the verifier's own template on a pinned date."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from specc.core.errors import Position, SpeccError
-from specc.core.files import sha256_file
-
-ROLES: Final = frozenset({"system", "user", "assistant"})
-FORMS: Final = 'a row is `{"messages": [{"role": "user", "content": "…"}]}` or `{"prompt": "…"}`'
-
-Message = dict[str, str]
+from specc.core.errors import SpeccError
+from specc.core.measure.prompts import Prompt, read_prompts
+from specc.core.stage import Stage
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A conversation up to and with its last user turn, and where it was read."""
+def prompts_of(stage: Stage, verifier: Path) -> tuple[list[Prompt], list[list[int]]]:
+    """Return a stage's prompts, and each as token ids; files of data sets are in the artifact `prompts`.
 
-    messages: tuple[Message, ...]
-    where: Position
-
-
-def read_prompts(
-    sources: Iterable[Mapping[str, Any]], locate: Callable[[str], Path], system_prompt: str | None
-) -> list[Prompt]:
-    """Return the prompts of all sources (`{"file", "sha256", "rows"}`), in order.
-
-    A row's turns after its last user turn are left out, since they are what the verifier is asked for. Rows
-    without a system turn get `system_prompt`. Raises `SpeccError` for a file that is not the locked one, for a
-    row of another form, and if there is no prompt at all.
+    Raises `SpeccError` as `read_prompts` and `render` do.
     """
-    found: list[Prompt] = []
-    for source in sources:
-        path = locate(source["file"])
-        if sha256_file(path) != source["sha256"]:
-            raise SpeccError("the prompts changed after they were locked", where=source["file"],
-                             hint="`specc lock` pins them anew")  # fmt: skip
-        found += islice(_rows(path, source["file"], system_prompt), source["rows"])
-    if not found:
-        raise SpeccError("`evaluate.prompts` holds no prompt", hint=FORMS)
-    return found
+    params, files = stage.params, stage.job.files
 
+    def locate(name: str) -> Path:
+        return stage.file(name) if name in files else stage.input("prompts") / name
 
-def _rows(path: Path, name: str, system_prompt: str | None) -> Iterator[Prompt]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                where = Position(name, number, 1, max(1, len(line.rstrip("\n"))))
-                yield Prompt(_messages(line, where, system_prompt), where)
-
-
-def _messages(line: str, where: Position, system_prompt: str | None) -> tuple[Message, ...]:
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise SpeccError(f"not JSON: {error}", where=where, hint=FORMS) from error
-    given: Any = row.get("messages") if isinstance(row, dict) else None
-    if given is None and isinstance(row, dict) and isinstance(row.get("prompt"), str):
-        given = [{"role": "user", "content": row["prompt"]}]
-    if not isinstance(given, list):
-        raise SpeccError("a prompt of an unknown form", where=where, hint=FORMS)
-    messages: list[Message] = []
-    turns: list[Any] = given
-    for turn in turns:
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-            raise SpeccError("a turn needs a `role` and a text as `content`", where=where, hint=FORMS)
-        messages.append({"role": turn["role"], "content": turn["content"]})
-    while messages and messages[-1]["role"] != "user":
-        messages.pop()
-    if not messages:
-        raise SpeccError("a prompt needs a turn of the user", where=where, hint=FORMS)
-    if system_prompt is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system_prompt})
-    return tuple(messages)
+    rows = read_prompts(params["evaluate"]["prompts"], locate, params["data"]["system_prompt"])
+    return rows, render(rows, verifier, params["date"], params["data"].get("responses", {}).get("template"))
 
 
 def render(

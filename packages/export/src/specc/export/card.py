@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from importlib import resources
+from typing import Any
 
 import jinja2
 
@@ -19,17 +20,9 @@ def card(params: Tree) -> str:
 
     It states no evaluation and no date: both belong to a run, not to the checkpoint.
     """
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown, not HTML
-    )
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
-    template = environment.from_string(resources.files("specc.export").joinpath("card.md.jinja").read_text("utf-8"))
     row = algorithm(params["draft"]["algorithm"])
-    return template.render(
+    return rendered(
+        "specc.export",
         **portable({key: params[key] for key in ("name", "verifier", "draft", "data", "train", "export")}),
         title=row.title,
         stitched=row.stitched,
@@ -38,6 +31,20 @@ def card(params: Tree) -> str:
         materials=materials(params),
         commands=commands(params),
     )
+
+
+def rendered(package: str, **values: Any) -> str:
+    """Return the card that a package's template makes of values; one that it names and is not given is an error."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown, not HTML
+    )
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    text = resources.files(package).joinpath("card.md.jinja").read_text("utf-8")
+    return environment.from_string(text).render(**values)
 
 
 def commands(params: Tree) -> dict[str, str]:

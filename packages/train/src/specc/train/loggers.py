@@ -197,7 +197,7 @@ def logged(stage: Stage, *, first: bool) -> Generator[Logs]:
     stage.note(f"the training is logged to {', '.join(f'{name} ({_where(name)})' for name in names)} in {folder}")
     # Here and not in the thread: no other may read the environment while it changes.
     settings = {"TRACKIO_DIR": str(folder / "trackio"), **SETTINGS}
-    os.environ.update({name: value for name, value in settings.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in settings.items() if not os.environ.get(name)})
     logs = Logs(run, names)
     try:
         yield logs
@@ -218,12 +218,12 @@ def _where(name: str) -> str:
     """Say where a logger writes, in words that hold no address: that may hold a password."""
     match name:
         case "wandb":
-            return os.environ.get("WANDB_MODE", "offline")
-        case "mlflow" if "MLFLOW_TRACKING_URI" in os.environ:
+            return os.environ.get("WANDB_MODE") or "offline"
+        case "mlflow" if os.environ.get("MLFLOW_TRACKING_URI"):
             return "where MLFLOW_TRACKING_URI says"
-        case "trackio" if "TRACKIO_SERVER_URL" in os.environ:
+        case "trackio" if os.environ.get("TRACKIO_SERVER_URL"):
             return "where TRACKIO_SERVER_URL says"
-        case "trackio" if "TRACKIO_DIR" in os.environ:
+        case "trackio" if os.environ.get("TRACKIO_DIR"):
             return "where TRACKIO_DIR says"
         case _:
             return "files"

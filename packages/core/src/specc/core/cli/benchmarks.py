@@ -23,7 +23,12 @@ def benchmark(found: Mapping[str, Any], measured: Mapping[str, Any], name: str =
     tag = f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}" if name else ""
     figures = [*_speeds(timed, tag), *_curves(advice, tag), *_lengths(cells, tag)]
     best = [
-        [f"{one['temperature']:g}", str(one["batch_size"]), str(one["speculative_tokens"]), f"{one['speedup']:.2f}×"]
+        [
+            f"{one['temperature']:g}",
+            str(one["batch_size"]),
+            str(one["speculative_tokens"]),
+            f"{one['speedup']:.2f}×{'' if one['speedup'] > 1 else ', no gain'}",
+        ]
         for one in advice
     ]
     head = ["temperature", "batch size", "speculative tokens", "speed-up"]
@@ -31,7 +36,7 @@ def benchmark(found: Mapping[str, Any], measured: Mapping[str, Any], name: str =
         id=f"benchmark{tag}",
         title=f"Benchmark of {name}" if name else "Benchmark",
         text=f"{found.get('prompts', 0)} prompts in {found.get('runtime', 'the engine')}, {found.get('max_tokens', 0)}"
-        " tokens each, with and without the draft in one run. Upright lines are 95 % bootstrap intervals.",
+        " tokens each, with and without the draft in one run. Upright lines are 95 % bootstrap intervals.",
         figures=[one for one in figures if one],
         tables=[Table(title="What to set", head=head, rows=best, words=())] if best else [],
         folds=[Fold(title="Every cell", table=_every(cells, timed))] if cells else [],
@@ -44,7 +49,7 @@ def _speeds(timed: Rows, tag: str) -> list[Figure | None]:
     for temperature, rows in _by(timed, "temperature"):
         sizes = sorted({one["batch_size"] for one in rows})
         series = [
-            _ranged(f"{tokens} tokens", [(sizes.index(one["batch_size"]), one["speedup"], one) for one in some])
+            _ranged(_tokens(tokens), [(sizes.index(one["batch_size"]), one["speedup"], one) for one in some])
             for tokens, some in _by(rows, "speculative_tokens")
         ]
         title, names = f"Speed-up over batch size{_at(temperature, timed)}", [str(size) for size in sizes]
@@ -83,7 +88,7 @@ def _lengths(cells: Rows, tag: str) -> list[Figure | None]:
     first, rows = next(iter(_by(some, "temperature")))
     names = list(dict.fromkeys(name for one in rows for name in one.get("subsets") or {}))
     by_subset = [
-        _ranged(f"{one['speculative_tokens']} tokens",
+        _ranged(_tokens(one['speculative_tokens']),
                 [(names.index(name), length(counts), counts) for name, counts in (one.get("subsets") or {}).items()])
         for one in rows
     ]  # fmt: skip
@@ -119,6 +124,10 @@ def _interval(cell: Mapping[str, Any], digits: int) -> str:
 def _by(rows: Rows, name: str) -> list[tuple[Any, Rows]]:
     """Return rows by one of their values, sorted by it."""
     return [(value, [one for one in rows if one[name] == value]) for value in sorted({one[name] for one in rows})]
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'s' * (count != 1)}"
 
 
 def _at(temperature: float, rows: Rows) -> str:

@@ -7,7 +7,7 @@ import json as jsonlib
 import os
 import shlex
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import click
 from specc.core import lock as locks
 from specc.core.cli.compare import compared, table
 from specc.core.cli.decisions import class_of_profile, decided, estimate_data
+from specc.core.cli.measured import tables
 from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, minutes, print_json, words
 from specc.core.compiler import Builds, Compiled, Trust, compile_builds, estimates, with_results
 from specc.core.errors import Exit, SpeccError, SpeccErrors
@@ -25,7 +26,7 @@ from specc.core.execute import Reporter, build, machine_name, terminable
 from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
 from specc.core.lock import Lock, Locks
-from specc.core.plan import ROWS, Decision, Estimate, total
+from specc.core.plan import ROWS, Decision, Estimate, read_json, total
 from specc.core.store.manifests import repeats
 
 _RUNTIMES: Final[Mapping[str, str]] = {"vllm": "vllm", "reference": "the reference decoder"}
@@ -59,10 +60,58 @@ def command(  # noqa: PLR0917 - click passes by name
 
     Of a spec with a matrix all builds are made, one after another; what they share is built once.
     """
+    trust: Trust = "frozen" if frozen else "locked" if locked else "update"
+    with making(
+        spec, trust=trust, stage=stage, force=force, offline=offline, keep_going=keep_going, profile=profile, only=only
+    ) as built:
+        if json:
+            _print(built.made, built.verdicts, built.seconds, built.said)
+        elif built.made:
+            _summary(built.made, built.verdicts, stage, built.took)
+    return built.end()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What became of a spec's builds: those that came to their end with their checks, and the errors of the others.
+
+    `said` is what the plan said of the stages that ran, None if all was there.
+    """
+
+    made: Sequence[Made]
+    verdicts: Sequence[Sequence[Verdict]]
+    errors: Sequence[SpeccError]
+    seconds: float
+    said: Estimate | None
+
+    @property
+    def took(self) -> str | None:
+        """What it took in words, None if nothing was to be done."""
+        return f"took {minutes(self.seconds)}; the plan said {minutes(self.said.seconds)}" if self.said else None
+
+    def end(self) -> int:
+        """Return the exit code; raises `SpeccError` if a build failed."""
+        if self.errors:
+            raise SpeccErrors(list(self.errors))
+        return Exit.OK if all(verdict.met for some in self.verdicts for verdict in some) else Exit.INPUT
+
+
+@contextmanager
+def making(
+    spec: Path,
+    *,
+    trust: Trust,
+    profile: Path | None,
+    only: Collection[str],
+    stage: str | None = None,
+    force: bool = False,
+    offline: bool = False,
+    keep_going: bool = False,
+) -> Generator[Built]:
+    """Build a spec, and keep what was built from `gc` for as long as the caller looks at it."""
     started = time.monotonic()
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    trust: Trust = "frozen" if frozen else "locked" if locked else "update"
     builds = compile_builds(spec, trust=trust, machine=machine_name(), profile=profile)
     chosen = builds.chosen(only)
     # Not all builds of a matrix need have a stage; where none has, the first one says so.
@@ -97,8 +146,9 @@ def command(  # noqa: PLR0917 - click passes by name
                 _compare(compiled, compiled.lock, one.found)
                 if trust == "update" and one.ran:  # whatever comes later, it is noted
                     _record(builds, {compiled.build: one.found}, builds.locks)
-                if digest := one.found.get("evaluation"):
-                    store.require(digest, "evaluation")  # it is read below
+                for name in ("evaluation", "benchmark"):
+                    if digest := one.found.get(name):
+                        store.require(digest, name)  # it is read below
                 made.append(one)
             except SpeccError as error:
                 if not keep_going:
@@ -112,14 +162,7 @@ def command(  # noqa: PLR0917 - click passes by name
         if ran := {recipe for one in made for recipe in one.ran}:
             expected = expected or estimates(chosen)  # what was there is gone meanwhile
             said = total(expected[recipe] for recipe in ran)
-        if json:
-            _print(made, verdicts, seconds, said)
-        elif made:
-            took = f"took {minutes(seconds)}; the plan said {minutes(said.seconds)}" if said else None
-            _summary(made, verdicts, stage, took)
-    if errors:
-        raise SpeccErrors(errors)
-    return Exit.OK if all(verdict.met for some in verdicts for verdict in some) else Exit.INPUT
+        yield Built(made=made, verdicts=verdicts, errors=errors, seconds=seconds, said=said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +287,7 @@ def _summary(made: Sequence[Made], verdicts: Sequence[Sequence[Verdict]], stage:
             _one(one, stage, took)
         for verdict in some:
             words(f"  {f'{one.compiled.build}: ' if len(made) > 1 else ''}{verdict.line()}")
-    if len(made) == 1 and stage in (None, "checkpoint", "evaluation"):
+    if len(made) == 1 and stage in (None, "checkpoint", "evaluation", "benchmark"):
         words(f"  serve it: specc serve {_only(made[0].compiled)}{made[0].compiled.path}")
     if any(not verdict.met for some in verdicts for verdict in some):
         words("\nbuilt, checks failed")
@@ -264,13 +307,27 @@ def _one(made: Made, stage: str | None, took: str | None) -> None:
     click.echo(_short(compiled.store.path(digest)))
     if took:
         words(f"  {took}")
-    if (evaluation := done.get("evaluation")) is not None and evaluation.digest:
-        for line in _measured(compiled, evaluation.digest):
-            words(f"  {line}")
+    for line in measured(made):
+        words(f"  {line}")
+    for line in benchmarked(made):
+        words(f"  {line}".rstrip())
 
 
-def _measured(compiled: Compiled, digest: str) -> list[str]:
-    found: dict[str, Any] = jsonlib.loads((compiled.store.path(digest) / "evaluation.json").read_text())
+def benchmarked(made: Made) -> list[str]:
+    """Return a build's benchmark as tables, if it has one."""
+    decision = made.done.get("benchmark")
+    if decision is None or not decision.digest:
+        return []
+    store = made.compiled.store
+    record = store.record(decision.key) if decision.key else {}
+    return tables(read_json(store, decision.digest, "benchmark.json"), record.get("benchmark"))
+
+
+def measured(made: Made) -> list[str]:
+    """Return what a build's evaluation measured in sentences, if it has one."""
+    if (digest := made.found.get("evaluation")) is None:
+        return []
+    found: dict[str, Any] = jsonlib.loads((made.compiled.store.path(digest) / "evaluation.json").read_text())
     served, untrained, simulated = found["served"], found["untrained"], found["simulated"]
     lines = [
         f"mean acceptance length {served['mean_acceptance_length']:.2f} in {_RUNTIMES[found['runtime']]}"

@@ -11,8 +11,9 @@ import click
 from specc.core.cli.options import ONLY, columns, human, minutes, one_format, print_json
 from specc.core.compiler import MANY, show
 from specc.core.diff import Comparison, Difference, Rebuilt, compare, sides
-from specc.core.errors import Exit
+from specc.core.errors import Exit, SpeccError
 from specc.core.language.words import listed
+from specc.core.measure.results import Measured, Result, read_result, side_by_side
 from specc.core.plan import total
 
 FORMATS: Final = ("text", "markdown", "json")
@@ -32,16 +33,52 @@ def command(  # noqa: PLR0917 - click passes by name
 ) -> int:
     """Compare A and B: each a spec, a lock, `REVISION:path` of either, or the start of an artifact's id.
 
+    Of two evaluations, or two benchmarks, what was measured stands side by side too; two files that
+    `specc evaluate --to` wrote are compared by that alone.
+
     Values are compared as they are resolved, so that comments, the order of keys and a default that is written out
     are no change. Stages are those that B builds anew where A was built, with what that takes on this machine.
     """
     chosen = one_format(form, as_json, "text")
+    one, two = read_result(before), read_result(after)
+    if one and two and one.kind == two.kind:
+        if not (one.stored and two.stored):  # of a file it is not known what was measured
+            _print_measured(one, two, chosen)
+            return Exit.OK
+    elif (one and not one.stored) or (two and not two.stored):
+        raise SpeccError("an evaluation or a benchmark is compared with another one of its kind", code=Exit.USAGE,
+                         hint="give two artifacts' ids, or two files that `specc evaluate --to` wrote")  # fmt: skip
     found = compare(sides(before, only), sides(after, only))
+    measured = side_by_side(one, two) if one and two and one.kind == two.kind else []
     if chosen == "json":
-        print_json(_data(found))
+        print_json({**_data(found), **({"measured": _measured_data(measured)} if measured else {})})
     else:
         click.echo(_markdown(found) if chosen == "markdown" else _text(found))
+        if one and two and measured:
+            click.echo()
+            _print_measured(one, two, chosen)
     return Exit.WORK if detailed_exitcode and found.rebuilt else Exit.OK
+
+
+def _print_measured(before: Result, after: Result, form: str) -> None:
+    """Print what two results measured side by side."""
+    found = side_by_side(before, after)
+    if form == "json":
+        print_json({"before": before.label, "after": after.label, "measured": _measured_data(found)})
+        return
+    rows = [("where", "measured", before.label, after.label, "difference", "intervals")]
+    rows += [(one.where, one.name, _figure(one.before), _figure(one.after), _figure(one.difference, sign="+"),
+              {True: "overlap", False: "apart", None: "-"}[one.overlap]) for one in found]  # fmt: skip
+    for line in _table(rows) if form == "markdown" else columns(rows):
+        click.echo(line)
+
+
+def _measured_data(found: Sequence[Measured]) -> list[dict[str, Any]]:
+    return [{**asdict(one), "difference": one.difference} for one in found]
+
+
+def _figure(value: float | None, *, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.3f}" if abs(value) < 100 else f"{value:{sign}.0f}"
 
 
 def _data(found: Comparison) -> dict[str, Any]:

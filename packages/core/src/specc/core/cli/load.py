@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from specc.core.cli.options import columns, number, print_json, words
-from specc.core.cli.serve import ENVIRONMENT, TIMEOUT, find, refuse_unserved
+from specc.core.cli.serve import find, refuse_unserved
 from specc.core.cli.target import is_spec
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute import terminable
 from specc.core.execute.machine import detect_class
-from specc.core.load import PROFILES, RATES, SIDES, STREAMS, drive
-
-
-def streams_of(_: click.Context, __: click.Parameter, given: str) -> tuple[int, ...]:
-    """Return the numbers of `1,4,16`."""
-    try:
-        found = tuple(int(part) for part in given.split(","))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 1:
-        raise SpeccError(f"`--streams {given}` is not a list of numbers from 1 on", hint="write it as `1,4,16`",
-                         code=Exit.USAGE)  # fmt: skip
-    return found
-
-
-LOAD: Final[tuple[Callable[[Any], Any], ...]] = (
-    click.option("--load", "profile", type=click.Choice(PROFILES), help="Drive servers with GuideLLM in this manner."),
-    click.option("--seconds", type=click.IntRange(1), default=30, show_default=True, help="Of each step of a load."),
-    click.option("--streams", default=",".join(map(str, STREAMS)), show_default=True, callback=streams_of,
-                 help="Requests at once: each in turn (concurrent), the most of them (throughput, sweep)."),
-    click.option("--rates", type=click.IntRange(2), default=RATES, show_default=True, help="Steps of a sweep."),
-    click.option("--to", type=click.Path(path_type=Path), help="A new or empty directory for a load's reports."),
-    ENVIRONMENT,
-    TIMEOUT,
-)  # fmt: skip
-"""The options of `specc evaluate` that are about a load."""
+from specc.core.measure.load import SIDES, drive
 
 
 def load(
@@ -49,7 +24,6 @@ def load(
     to: Path | None,
     seconds: int,
     streams: Sequence[int],
-    rates: int,
     variables: Mapping[str, str],
     timeout: float,
     prompts: Sequence[Path] = (),
@@ -75,7 +49,6 @@ def load(
             prompts=chosen,
             max_tokens=max_tokens or tokens,
             streams=streams,
-            rates=rates,
             variables=variables,
             timeout=timeout,
             say=words,

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "env": "a class's engines as requirements, to make the environment again",
     "schema": "the language's JSON Schema, or one field's page",
     "serve": "serve a speculator in vLLM, or print the command",
+    "evaluate": "acceptance and speed over temperatures, tokens and batch sizes",
     "export": "a checkpoint as a plain directory for vLLM, speculators or a hub",
     "push": "a checkpoint to a model hub",
     "compile": "what a locked spec needs to be built elsewhere, as files",

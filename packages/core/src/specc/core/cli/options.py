@@ -14,7 +14,7 @@ import click
 from specc.core.errors import Exit, SpeccError
 
 SPEC = click.argument("spec", type=click.Path(path_type=Path))
-MEASURED: Final = {"draft": "metrics.json", "evaluation": "evaluation.json"}
+MEASURED: Final = {"draft": "metrics.json", "evaluation": "evaluation.json", "benchmark": "benchmark.json"}
 """The file of a stage's artifact that holds what it measured."""
 ONLY = click.option(
     "--only",

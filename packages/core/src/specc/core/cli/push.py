@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Unpack
 
 import click
 
-from specc.core.cli.export import CERTIFICATE, CHAIN, HEAD, SIGN, VERIFIER, signer
+from specc.core.cli.export import How, exported, how_to_export
 from specc.core.cli.options import ONLY, as_json, print_json, words
 from specc.core.cli.target import checkpoint_of
 from specc.core.errors import Exit
 from specc.core.execute import terminable
-from specc.core.publish import export
-from specc.core.push import push
+from specc.core.publishing.push import push
 
 
 @click.command("push", short_help="a checkpoint to a model hub")
@@ -22,11 +22,7 @@ from specc.core.push import push
 @click.option("--private", is_flag=True, help="If the repository is made now, nobody else sees it.")
 @click.option("--revision", metavar="BRANCH", help="The branch to commit to; made if it is not there.")
 @click.option("--message", help="The commit's message; by default the speculator's name and digest.")
-@VERIFIER
-@HEAD
-@SIGN
-@CERTIFICATE
-@CHAIN
+@how_to_export
 @ONLY
 @as_json
 def command(  # noqa: PLR0917 - click passes by name
@@ -35,13 +31,9 @@ def command(  # noqa: PLR0917 - click passes by name
     private: bool,
     revision: str | None,
     message: str | None,
-    verifier: str | None,
-    head: bool,
-    key: Path | None,
-    certificate: Path | None,
-    chain: tuple[Path, ...],
     only: tuple[str, ...],
     json: bool,
+    **how: Unpack[How],
 ) -> int:
     """Export a checkpoint by (the start of) its ID, or the last one of SPEC, and commit it to REPO (`OWNER/NAME`).
 
@@ -51,9 +43,7 @@ def command(  # noqa: PLR0917 - click passes by name
     name = str(checkpoint.params["name"])
     with terminable(), tempfile.TemporaryDirectory(prefix="specc-push-") as temporary:
         folder = Path(temporary) / name.replace("/", "-")
-        evaluation = export(
-            store, checkpoint, folder, verifier=verifier, head=head, finish=signer(key, certificate, chain)
-        )
+        evaluation = exported(store, checkpoint, folder, how)
         url = push(folder, repo, private=private, revision=revision,
                    message=message or f"{name}, sha256:{checkpoint.digest}")  # fmt: skip
     if json:

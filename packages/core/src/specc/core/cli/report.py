@@ -29,6 +29,7 @@ from specc.core.cli.sections import (
 from specc.core.cli.show import never_built
 from specc.core.compiler import Compiled, compile_builds
 from specc.core.contracts import Manifest
+from specc.core.errors import Exit, SpeccError
 from specc.core.files import flatten
 from specc.core.judge import Verdict, judged
 from specc.core.language.matrix import parts_of
@@ -146,7 +147,22 @@ def _origin(origin: str, spec: Path) -> str:
 
 
 def report(builds: Sequence[Built], sheet: Sheet) -> str:
-    """Return the page of some builds; of a single one with its digest and verdicts."""
+    """Return the page of some builds; of a single one with its digest and verdicts.
+
+    Raises `SpeccError` (exit code 4) if what an artifact says that it measured is nothing that a stage writes.
+    """
+    try:
+        return _report(builds, sheet)
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise SpeccError(
+            "what an artifact says that it measured cannot be read",
+            where=str(builds[0].store.root),
+            hint="`specc verify` hashes the artifacts again",
+            code=Exit.DIFFERENCE,
+        ) from error
+
+
+def _report(builds: Sequence[Built], sheet: Sheet) -> str:
     sections = [
         *([compared(builds)] if len(builds) > 1 else []),
         training(builds),

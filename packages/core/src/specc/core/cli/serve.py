@@ -16,8 +16,8 @@ from specc.core.cli.target import checkpoint_of
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute import terminable
 from specc.core.execute.machine import detect_class
-from specc.core.served import HOST, Served, served_of, started, vllm_command
-from specc.core.server import START, free, reached
+from specc.core.serving.served import HOST, Served, served_of, started, vllm_command
+from specc.core.serving.server import START, free, reached
 
 PORT: Final = 8000
 QUIET: Final = 15.0

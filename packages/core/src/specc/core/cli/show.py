@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from specc.core.cli.lineage import Lineage, trace
+from specc.core.cli.measured import tables
 from specc.core.cli.options import MEASURED, ONLY, columns, human, minutes, number, one_format, print_json
 from specc.core.cli.target import is_spec
 from specc.core.contracts import Manifest
@@ -114,7 +115,7 @@ def never_built(name: str, store: Store, spec: Path) -> SpeccError:
 
 def _results(known: list[Manifest]) -> list[Manifest]:
     """Return the artifacts that a build is for, or else the last one that it made."""
-    return [item for item in known if item.stage in ("checkpoint", "evaluation")] or known[-1:]
+    return [item for item in known if item.stage in ("checkpoint", "evaluation", "benchmark")] or known[-1:]
 
 
 def _draw(lineage: Lineage, form: str) -> None:
@@ -173,11 +174,18 @@ def _print(store: Store, manifest: Manifest, lineage: Lineage, *, serve: str) ->
     measured = _measured(store, manifest) if here else None
     if measured is not None:
         _section("measured")
-        for line in _epochs(measured) if manifest.stage == "draft" else _acceptance(measured):
-            click.echo(f"  {line}")
+        for line in _table(manifest.stage, measured, record):
+            click.echo(f"  {line}".rstrip())
     if manifest.stage == "checkpoint":
         _section("serve it")
         click.echo(f"  specc serve {serve}")
+
+
+def _table(stage: str, measured: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """Return what a stage measured as lines; a benchmark's speeds are of its run's record."""
+    if stage == "benchmark":
+        return tables(measured, record.get("benchmark"))
+    return _epochs(measured) if stage == "draft" else _acceptance(measured)
 
 
 def _measured(store: Store, manifest: Manifest) -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ def svg(lineage: Lineage) -> str:
     wide = 2 * MARGIN + ACROSS * max(place.column for place in where.values()) + WIDTH
     high = 2 * MARGIN + DOWN * max(place.row for place in where.values()) + HEIGHT
     root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "class": "lineage",
-                              "viewBox": f"0 0 {wide} {high}", "role": "img",
+                              "viewBox": f"0 0 {wide} {high}", "width": str(wide), "height": str(high), "role": "img",
                               "aria-labelledby": "specc-title specc-desc"})  # fmt: skip
     _put(root, "title", {"id": "specc-title"}, title(lineage))
     _put(root, "desc", {"id": "specc-desc"}, description(lineage))

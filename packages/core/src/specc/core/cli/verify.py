@@ -66,7 +66,7 @@ def command(  # noqa: PLR0917 - click passes by name
 
 def _signature(folder: Path, key: Path | None, chain: tuple[Path, ...], *, json: bool) -> int:
     """Compare a directory with its signature; return exit code 4 if anything differs."""
-    from specc.core.signature import differences
+    from specc.core.publishing.signature import differences
 
     if (key is None) == (not chain):
         raise SpeccError("a signature is checked with a public key, or with certificates that are trusted",

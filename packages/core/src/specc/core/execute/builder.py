@@ -21,6 +21,8 @@ from specc.core.store import Store
 
 ADDRESS: Final = re.compile(r"https?://[^\s/@?#]+(/[^\s?#@]*)?")
 """What `SPECC_ENDPOINT` may be, as `runtime.datagen.endpoint` may."""
+FETCHED: Final = {"verifier": "the verifier", "converted": "the source", "prompts": "the data set"}
+"""What a stage fetches from a hub, in words."""
 
 
 def build(
@@ -76,6 +78,32 @@ def build(
     return done
 
 
+def build_alone(
+    stage: PlannedStage,
+    digests: Mapping[str, str],
+    store: Store,
+    *,
+    name: str,
+    files: Mapping[str, Path],
+    reporter: Reporter,
+    hold: Callable[[str], None],
+) -> Manifest:
+    """Build one stage that is in no plan, if its artifact is not there, and return how it came about.
+
+    `digests` are its inputs' by the stages that made them. Raises `SpeccError` as `build` does.
+    """
+    inputs = {name: Decision(stage=stage, action="hit", key=None, digest=found) for name, found in digests.items()}
+    key = stage.key(digests, {})
+    digest = store.find(stage.name, key)
+    if digest is None:
+        _require(stage, {}, files)
+        plan = Plan(name=name, numerics="", stages=(stage,))
+        decision = Decision(stage=stage, action="build", key=key)
+        digest = _run(plan, decision, inputs, store=store, files=files, reporter=reporter, again=False, log=True).digest
+    hold(digest)
+    return store.manifest(digest, key)
+
+
 def _foresee(plan: Plan, wanted: tuple[PlannedStage, ...], store: Store) -> list[Decision]:
     decisions: dict[str, Decision] = {}
     for stage in wanted:
@@ -101,14 +129,20 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
         if name not in files:
             raise missing_file(name, values)
     if "hub" in stage.row.context and offline():
-        what = "verifier" if stage.name == "verifier" else "source"
         raise SpeccError(
-            f"the {what} `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
+            f"{FETCHED[stage.name]} `{stage.row.context['hub']['repo']}` is not in the store, and `--offline` (or"
             " `HF_HUB_OFFLINE`) forbids to fetch it",
             hint=f"build its stage once where there is a network: `specc build --stage {stage.name}`",
         )
     if "endpoint" in stage.row.context:
         _address(stage)
+    device = stage.facets.get("device", "cpu")
+    if stage.row.devices is not None and device not in stage.row.devices:
+        where = f", and does on `{stage.row.devices[0]}`" if stage.row.devices else ""
+        raise SpeccError(
+            f"the stage `{stage.name}` measures speeds in vLLM, which does not run this draft on `{device}`{where}",
+            hint="remove `evaluate.grid`: the evaluation counts what is accepted without vLLM too",
+        )
     pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
     here = installed(pins)
     wrong = {name: here[name] for name, pin in pins.items() if here[name] != pin}

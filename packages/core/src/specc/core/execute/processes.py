@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from specc.core.errors import Exit, SpeccError
-from specc.core.guard import GRACE
+from specc.core.execute.guard import GRACE
 
 POLL: Final = 0.05
 
@@ -52,13 +52,13 @@ def await_group(pid: int) -> None:
 def guarded(
     command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: BinaryIO
 ) -> Generator[subprocess.Popen[bytes]]:
-    """Run a command in `folder` under `specc.core.guard`, its output in `log`; at the block's end it is stopped.
+    """Run a command in `folder` under the guard, its output in `log`; at the end of the block it is stopped.
 
     Then, and when this process dies in any way, whatever the command has started ends too.
     """
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "specc.core.guard", *command],
+            [sys.executable, "-P", "-m", "specc.core.execute.guard", *command],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,

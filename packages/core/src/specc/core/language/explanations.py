@@ -355,6 +355,24 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Remove them.",
         "init-with-a-layout",
     ),
+    "E0237": Explanation(
+        "A source of prompts is a `file`, or a file of a data set: `dataset` with `path`.",
+        "The lock pins one file by its sha256, and a data set has many.",
+        "Write `file: prompts/held-out.jsonl`, or `dataset: org/name` with `path: question.jsonl`.",
+        "prompts-from-nowhere",
+    ),
+    "E0238": Explanation(
+        "A list of `evaluate.grid` has each value once.",
+        "A cell that is listed twice would be measured twice, and have two speeds.",
+        "Remove one of the two.",
+        "grid-twice",
+    ),
+    "E0239": Explanation(
+        "`evaluate.grid.speculative_tokens` are numbers that the draft can be asked for.",
+        "A draft proposes as many tokens as it was trained for; vLLM refuses more, or they are hardly ever accepted.",
+        "Lower the number, or train for more steps.",
+        "grid-beyond-the-draft",
+    ),
     "E0250": Explanation(
         "Several samples of an answer need a temperature above 0.",
         "At temperature 0 the most probable token is taken, and all samples would be the same conversation.",
@@ -430,8 +448,8 @@ ALL: Final[Mapping[str, Explanation]] = {
         "facts/answers-without-an-end",
     ),
     "E0311": Explanation(
-        "Under `--locked` the lock pins the commit of the verifier's `model` and `revision`.",
-        "A branch may have moved since, and whoever builds would get another model.",
+        "Under `--locked` the lock pins the commits of the verifier's `model` and `revision` and of data sets.",
+        "A branch may have moved since, and whoever builds would get another model or other prompts.",
         "Run `specc lock SPEC`, and commit the lock.",
         "facts/unpinned-revision",
     ),
@@ -518,7 +536,7 @@ ALL: Final[Mapping[str, Explanation]] = {
         "data-of-no-shape",
     ),
     "E0504": Explanation(
-        "A row of `evaluate.prompts` has `messages`, or a text as `prompt`.",
+        "A row of `evaluate.prompts` has `messages`, a text as `prompt`, or a list of texts as `turns`.",
         "The evaluation comes last, and would refuse another shape when everything else is built.",
         'Write `{"messages": [{"role": "user", "content": "…"}]}` or `{"prompt": "…"}`.',
         "prompts-of-another-shape",

@@ -276,15 +276,63 @@ class Export(Section):
     """Numeric type of the stored weights."""
 
 
+class Prompts(Section):
+    """A file of prompts: one beside the spec, or one of a data set on a hub."""
+
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """JSON Lines file; each line has `messages`, a list of `{role, content}`, or a text as `prompt`, or `turns`, a list
+    of texts of which the first is asked. Relative to the spec. Default: a file of `dataset`."""
+    dataset: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+                json_schema_extra=described("a hub id, `org/name`"),
+            ),
+        ]
+        | None
+    ) = None
+    """Hub id of a data set (`org/name`); the lock pins its commit and the file's sha256. Default: none, for `file`."""
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """File inside the data set: JSON Lines as above, or Parquet with the same fields. Default: none, for a `file`."""
+    revision: Annotated[str, Field(min_length=1)] | None = None
+    """Branch, tag or commit of the data set. Default: `main`."""
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """Number of rows to take from the start of the file, of those in `categories`. Default: all."""
+    subset: Annotated[str, Field(min_length=1)] | None = None
+    """Name under which a benchmark counts these prompts. Default: the `category` of each row, or else the file's name
+    without its ending."""
+    categories: Annotated[list[str], Field(min_length=1)] | None = None
+    """Values of the rows' `category` that are taken. Default: all rows."""
+
+
+Temperature = Annotated[float, Field(ge=0, le=2)]
+
+
+class Grid(Section):
+    """What a benchmark measures: every combination of these values is a cell."""
+
+    temperatures: Annotated[list[Temperature], Field(min_length=1)] = [0.0]  # noqa: RUF012 - pydantic copies it
+    """Sampling temperatures; 0 is greedy."""
+    speculative_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+    """Numbers of tokens that vLLM drafts at a time. Default: `export.speculative_tokens` alone."""
+    batch_sizes: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1)] = [1, 16]  # noqa: RUF012 - as above
+    """Numbers of sequences that are answered at once; each that ends makes place for the next."""
+    repeats: Annotated[int, Field(ge=2, le=100)] = 3
+    """Number of timed pairs of runs, one with and one without the speculator, in each cell."""
+
+
 class Evaluate(Section):
     """Acceptance and losslessness, measured in vLLM on prompts that training never saw."""
 
-    prompts: Sources
-    """Files of prompts, in the form of `data.sources`; answers in them are ignored."""
+    prompts: Annotated[list[Prompts], Field(min_length=1)]
+    """Files of prompts; answers in them are ignored."""
     max_tokens: Annotated[int, Field(ge=1)] = 128
     """Number of tokens generated for each prompt."""
     lossless_prompts: Annotated[int, Field(ge=0)] = 4
     """Number of prompts whose output is compared with the verifier's alone, token by token."""
+    grid: Grid | None = None
+    """A benchmark: acceptance and speed over temperatures, speculative tokens and batch sizes. Default: none."""
 
 
 class Checks(Section):
@@ -403,8 +451,8 @@ class Spec(Section):
     def values(self) -> dict[str, Any]:
         """Return the tree of values in plain JSON types; None stands for what is derived later.
 
-        Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, and of samples, template and endpoint it
-        has those alone that the spec gives.
+        Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, of a file of prompts, and of samples,
+        template and endpoint it has those alone that the spec gives.
         """
         tree = self.model_dump(by_alias=True)
         responses, datagen = tree["data"]["responses"], tree["runtime"]["datagen"]
@@ -421,6 +469,11 @@ class Spec(Section):
             train["deepspeed"] = deepspeed
         if train["loggers"] is None:
             del train["loggers"]
+        if (evaluate := tree["evaluate"]) is not None:
+            # What a spec does not say of these is no value of it either: the keys of older evaluations stay.
+            evaluate["prompts"] = [{"rows": one["rows"], **_given(one)} for one in evaluate["prompts"]]
+            if evaluate["grid"] is None:
+                del evaluate["grid"]
         return tree
 
 

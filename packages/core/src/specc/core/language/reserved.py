@@ -20,9 +20,8 @@ RESERVED: Final[Mapping[str, str]] = {
     "data.validation.*.dataset": _HUB_DATA,
     "data.validation.*.url": _HUB_DATA,
     "data.validation.*.split": _HUB_DATA,
-    "evaluate.prompts.*.dataset": _HUB_DATA,
     "evaluate.prompts.*.url": _HUB_DATA,
-    "evaluate.prompts.*.split": _HUB_DATA,
+    "evaluate.prompts.*.split": "name a file of the data set: `path: question.jsonl`",
     **{f"train.deepspeed.{name}": _PRINTS for name in (
         "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger",
         "comet", "csv_monitor", "log_level", "timers", "vocabulary_size",

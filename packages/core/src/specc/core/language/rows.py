@@ -52,6 +52,8 @@ def row_error(document: Document, path: KeyPath, file: Path) -> SpeccError | Non
             start = opened.read(SAMPLE)
     except OSError as error:
         return document.error(f"the file cannot be read: {(error.strerror or str(error)).lower()}", path, id="E0214")
+    if path[0] == "evaluate" and file.suffix == ".parquet":
+        return None  # its reader is an engine's
     lines = start.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     whole = len(start) < SAMPLE
     line = next((Line(file, number, data) for number, data in enumerate(lines, 1) if data.strip()), None)
@@ -63,6 +65,8 @@ def row_error(document: Document, path: KeyPath, file: Path) -> SpeccError | Non
     if not isinstance(found, dict):
         return line.error(found, "E0502", _hint(line.data))
     row: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+    if path[0] == "evaluate" and _has_turns(row):
+        return None
     if not row.keys() & set(SHAPES):
         known = f"with the keys {listed([printable(name) for name in list(row)[:6]])}" if row else "without keys"
         return line.error(f"a row of no known shape, {known}", "E0503", f"a row is such as {ROW}")
@@ -70,7 +74,7 @@ def row_error(document: Document, path: KeyPath, file: Path) -> SpeccError | Non
         if isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), str):
             return None
         shape = next(name for name in SHAPES if name in row)
-        return line.error(f"the evaluation reads `messages` or a text as `prompt`, and not `{shape}`",
+        return line.error(f"the evaluation reads `messages`, `turns` or a text as `prompt`, and not `{shape}`",
                       "E0504", f"write prompts as {ROW}")  # fmt: skip
     if whole and _uses_answers(document) and not any(_has_answer(_read(data)) for data in lines):
         return document.error("no row of the file has an answer, and `data.responses.from` is `data`", path, id="E0505",
@@ -102,6 +106,12 @@ def _uses_answers(document: Document) -> bool:
     data = document.data.get("data")
     responses = data.get("responses") if isinstance(data, dict) else None
     return isinstance(responses, dict) and responses.get("from") == "data"
+
+
+def _has_turns(row: dict[str, Any]) -> bool:
+    """Tell whether a row has its prompts as a list of texts, as those of MT-Bench do."""
+    turns: Any = row.get("turns", row.get("prompt"))
+    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], str)
 
 
 def _has_answer(row: dict[str, Any] | str) -> bool:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Values = Mapping[str, Any]
 PROJECT: Final = (".git", "pyproject.toml")
 """What the root of a project has."""
+DATASET: Final = ("dataset", "path", "revision")
+"""What names a file of a data set on a hub."""
 LOOKS: Final[Mapping[str, Callable[[Document, KeyPath, Path], SpeccError | None]]] = {
     "file": row_error,
     "folder": init_error,
@@ -220,7 +222,7 @@ class Rules:
                     ("data", "validation", index, "file"), id="E0211", note=self._line(first),
                     hint="write `validation: 0.05` to hold out a share of it")  # fmt: skip
         for index, source in enumerate(evaluate["prompts"]):
-            if (first := seen.get(posixpath.normpath(source["file"]))) is not None:
+            if "file" in source and (first := seen.get(posixpath.normpath(source["file"]))) is not None:
                 yield self.document.error(
                     f"`{printable(source['file'])}` is both training data and the evaluation's prompts",
                     ("evaluate", "prompts", index, "file"), id="E0210", note=self._line(first),
@@ -247,6 +249,54 @@ class Rules:
                                   hint=f"use `lossless_prompts: {sum(rows)}`, or take more rows")  # fmt: skip
         if (asked := self.values["export"]["speculative_tokens"]) is not None:
             yield from self._measured(asked)
+        if evaluate is not None:
+            yield from self._prompts(evaluate["prompts"])
+            yield from self._grid(evaluate.get("grid"))
+
+    def _prompts(self, sources: list[dict[str, Any]]) -> Iterator[SpeccError]:
+        """Rules on where prompts come from."""
+        for index, source in enumerate(sources):
+            path: KeyPath = ("evaluate", "prompts", index)
+            alone = next((name for name in ("path", "revision") if name in source and "dataset" not in source), None)
+            if ("file" in source) == ("dataset" in source):
+                both = "both `file` and `dataset`" if "file" in source else "neither `file` nor `dataset`"
+                yield self.document.error(f"a source of prompts has {both}", path, id="E0237",
+                                          hint="write `file: prompts/held-out.jsonl`, or `dataset: org/name` with"
+                                          " `path: question.jsonl`")  # fmt: skip
+            elif "dataset" in source and "path" not in source:
+                yield self.document.error(f"none of the data set's files is named: `{source['dataset']}`",
+                                          (*path, "dataset"), id="E0237",
+                                          hint="add `path: question.jsonl`")  # fmt: skip
+            elif alone is not None:
+                yield self.document.error(f"`{alone}` is of a data set, and this source is a file", (*path, alone),
+                                          id="E0237", hint="remove it")  # fmt: skip
+            elif "path" in source and not _is_inside(source["path"]):
+                yield self.document.error(f"`{printable(source['path'])}` is not the path of a file in a data set",
+                                          (*path, "path"), id="E0237", hint="name it as its page does")  # fmt: skip
+
+    def _grid(self, grid: Values | None) -> Iterator[SpeccError]:
+        """Rules on what a benchmark measures."""
+        if grid is None:
+            return
+        most = self.algorithm.max_speculative_tokens(self.draft)
+        for name in ("temperatures", "speculative_tokens", "batch_sizes"):
+            seen: list[float] = []
+            for index, value in enumerate(grid[name] or ()):
+                path: KeyPath = ("evaluate", "grid", name, index)
+                if value in seen:
+                    yield self.document.error(f"`{value}` is listed twice in `evaluate.grid.{name}`", path, id="E0238",
+                                              hint="remove one of the two")  # fmt: skip
+                seen.append(value)
+                if name != "speculative_tokens":
+                    continue
+                if value > most:
+                    yield self.document.error(f"this draft can be asked for at most {most} tokens, and the grid has"
+                                              f" {value}", path, id="E0239",
+                                              hint=f"use {most} or fewer, or train for more steps")  # fmt: skip
+                elif value >= self.values["evaluate"]["max_tokens"]:
+                    yield self.document.error(f"`evaluate.max_tokens` is {self.values['evaluate']['max_tokens']}, too"
+                                              f" few for a draft of {value} tokens", path, id="E0230",
+                                              hint="use `max_tokens: 128`")  # fmt: skip
 
     def _measured(self, tokens: int) -> Iterator[SpeccError]:
         """Rules on what an evaluation can find for a number of speculative tokens."""
@@ -333,6 +383,11 @@ class Rules:
                               "evaluate.max_tokens", "evaluate", hint="leave room for the prompt")  # fmt: skip
 
 
+def _is_inside(path: str) -> bool:
+    """Tell whether a path names a file below the folder that it is relative to."""
+    return not path.startswith("/") and not {"", ".", ".."} & set(path.split("/"))
+
+
 def _can_be_met(comparison: str, least: float, most: float) -> bool:
     """Tell whether a comparison (`>= 1.5`) holds for some number from `least` to `most`."""
     operator, number = comparison.rstrip("0123456789. "), float(comparison.lstrip("<>= "))
@@ -360,6 +415,18 @@ def unpinned(document: Document, section: Values, pinned: Values) -> SpeccError 
     return document.error(f"the lock pins no commit of `{printable(model)}` at `{branch}`", place, id="E0311",
                           note="`--locked` was given",
                           hint=f"`specc lock {document.name}` pins it")  # fmt: skip
+
+
+def unpinned_prompts(document: Document, sources: list[Values], pinned: list[Values]) -> list[SpeccError]:
+    """Return an error for each data set of prompts that a lock does not pin; both are lists of `evaluate.prompts`."""
+    known = [{name: one.get(name) for name in DATASET} for one in pinned]
+    return [
+        document.error(f"the lock pins no commit of the data set `{one['dataset']}`",
+                       ("evaluate", "prompts", index, "dataset"), id="E0311", note="`--locked` was given",
+                       hint=f"`specc lock {document.name}` pins it")
+        for index, one in enumerate(sources)
+        if "dataset" in one and {name: one.get(name) for name in DATASET} not in known
+    ]  # fmt: skip
 
 
 def check_paths(document: Document, *, exist: bool) -> list[SpeccError]:
@@ -433,7 +500,8 @@ def named_places(data: Values) -> Iterator[tuple[KeyPath, str]]:
     for place in (("data", "sources"), ("data", "validation"), ("evaluate", "prompts")):
         items = _get(data, place)
         for index in range(len(items) if isinstance(items, list) else 0):
-            yield (*place, index, "file"), "file"
+            if _get(items, (index, "dataset")) is None:
+                yield (*place, index, "file"), "file"
 
 
 def _get(data: Any, path: KeyPath) -> Any:

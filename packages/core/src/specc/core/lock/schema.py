@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import ConfigDict, Field
 
 from specc.core.algorithms import Section
-from specc.core.language.models import Data, Evaluate, Source, Spec, Validation, Verifier
+from specc.core.language.models import Data, Evaluate, Prompts, Source, Spec, Validation, Verifier
 from specc.core.language.schema import DRAFT, Schema, fields, tree_of
 
 FILE: Final = "lock.v1.schema.json"
@@ -48,6 +48,15 @@ class LockedSource(Source):
     """sha256 of the file."""
 
 
+class LockedPrompts(Prompts):
+    """A file of prompts and its bytes."""
+
+    sha256: Sha256
+    """sha256 of the file."""
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    """Commit of the data set; absent for a file beside the spec."""
+
+
 class LockedValidation(Validation):
     """Rows that are held out of training."""
 
@@ -69,7 +78,7 @@ class LockedData(Data):
 class LockedEvaluate(Evaluate):
     """Acceptance and losslessness, measured in vLLM on prompts that training never saw."""
 
-    prompts: Annotated[list[LockedSource], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
+    prompts: Annotated[list[LockedPrompts], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, and frozen
     """Files of prompts."""
 
 

@@ -88,7 +88,7 @@ def count(
     """Count rows and tokens: what artifacts say goes before what files say, which is seen by `look_into`."""
 
     def texts_of(items: Sequence[Mapping[str, Any]]) -> list[Text]:
-        return [look(item.get("rows"), files.get(item["file"])) for item in items]
+        return [look(item.get("rows"), files.get(item.get("file", ""))) for item in items]
 
     data, evaluate = values["data"], values.get("evaluate")
     conversations, responses, tokens = (indexes.get(name, {}) for name in INDEXED)
@@ -187,14 +187,17 @@ def _said(line: bytes) -> tuple[int, int, int]:
     fields: dict[str, Any] = row
     if isinstance(ids := fields.get("input_ids"), list):
         return 0, int(LETTERS * len(ids)), 0  # its mask is not counted: one of several names and forms
+    asking: Any = fields.get("turns")
+    if isinstance(asking, list) and asking:  # prompts as MT-Bench has them
+        return 1, _letters(asking[0]), 0
     spoken: Any = next((fields[name] for name in _SPOKEN if isinstance(fields.get(name), list)), None)
     if spoken is None:
         answered = sum(_letters(fields.get(name)) for name in _ANSWERS)
         return 1, sum(map(_letters, fields.values())) - answered, answered
     turns: list[dict[str, Any]] = [turn for turn in spoken if isinstance(turn, dict)]
-    asking = [turn for turn in turns if turn.get("role", turn.get("from")) in _ASKING]
-    asked, every = (sum(_letters(turn.get("content", turn.get("value"))) for turn in some) for some in (asking, turns))
-    return max(1, sum(turn.get("role", turn.get("from")) != "system" for turn in asking)), asked, every - asked
+    theirs = [turn for turn in turns if turn.get("role", turn.get("from")) in _ASKING]
+    asked, every = (sum(_letters(turn.get("content", turn.get("value"))) for turn in some) for some in (theirs, turns))
+    return max(1, sum(turn.get("role", turn.get("from")) != "system" for turn in theirs)), asked, every - asked
 
 
 def _letters(value: object) -> int:

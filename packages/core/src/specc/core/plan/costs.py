@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from specc.core.algorithms import TensorSpec, algorithm, attention, directed, learnt, vocabulary_of
 from specc.core.files import DTYPE_BITS
-from specc.core.plan.corpus import Corpus, mean_answer
+from specc.core.plan.corpus import LETTERS, Corpus, mean_answer
 from specc.core.plan.stages import Values
 
 WIDTH: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -20,6 +21,13 @@ ACCEPTED: Final = 2.0
 """Mean acceptance length that evaluations are reckoned with: full has 2.19."""
 UNTRAINED: Final = 16
 """Prompts that the evaluation gives to the untrained draft."""
+BATCH: Final = 16
+"""Sequences that the evaluation answers at once."""
+HALF: Final = 13
+"""Sequences at which a step takes twice as long as one for a single token: SmolLM2-135M in bf16 decodes 51 tokens/s in
+batches of 1, and 390 in batches of 16, on two cores."""
+DECODED: Final = 1024
+"""Tokens that the reference decoder writes with the draft at most."""
 
 
 def _body(config: Values) -> int:
@@ -104,14 +112,51 @@ def _evaluation(values: Values, corpus: Corpus) -> float:
     config, drafted = values["verifier"]["config"], values["export"]["speculative_tokens"]
     answer, length = _evaluated(values), corpus.prompt + _evaluated(values)
     read, write = _forward(config, length), _forward(config, length) + 2 * head_size(config)
-    draft = sum(math.prod(shape) for shape in learnt_shapes(values).values())
-    guess = 2 * (draft + vocabulary_of(values["draft"], config) * config["hidden_size"])
+    guess = _guess(values)
     plain = corpus.prompt * read + answer * write
     speculative = corpus.prompt * read + answer / ACCEPTED * ((drafted + 1) * write + drafted * guess)
     untrained = corpus.prompt * read + answer * ((drafted + 1) * write + drafted * guess)
     again = min(values["evaluate"]["lossless_prompts"], corpus.prompts)
     both = (corpus.prompts + again) * (plain + speculative)
     return both + min(UNTRAINED, corpus.prompts) * untrained + corpus.prompts * length * read
+
+
+def _benchmark(values: Values, corpus: Corpus) -> float:
+    """Return the operations of all runs over the prompts, in batches other than `BATCH` as many as take as long.
+
+    A step of b sequences takes a time like `HALF` + b: most of it goes into reading the weights once.
+    """
+    config, grid = values["verifier"]["config"], values["evaluate"]["grid"]
+    answer, length = _evaluated(values), corpus.prompt + _evaluated(values)
+    read, write = _forward(config, length), _forward(config, length) + 2 * head_size(config)
+    guess = _guess(values)
+
+    def slower(batch: float) -> float:
+        return (HALF + batch) / batch / ((HALF + BATCH) / BATCH)
+
+    runs = 0.0
+    for batch in grid["batch_sizes"]:
+        plain = corpus.prompt * read + answer * write * slower(batch)
+        runs += plain * len(grid["temperatures"])
+        for drafted in grid["speculative_tokens"]:
+            verified = (drafted + 1) * write * slower(batch * (drafted + 1)) + drafted * guess * slower(batch)
+            speculative = corpus.prompt * read + answer / ACCEPTED * verified
+            runs += (speculative + grid["repeats"] * (plain + speculative)) * len(grid["temperatures"])
+    return corpus.prompts * runs
+
+
+def _guess(values: Values) -> float:
+    """Return the operations of a draft's token."""
+    draft = sum(math.prod(shape) for shape in learnt_shapes(values).values())
+    config = values["verifier"]["config"]
+    return 2 * (draft + vocabulary_of(values["draft"], config) * config["hidden_size"])
+
+
+def decoded(values: Values, corpus: Corpus, device: str) -> Corpus:
+    """Return a corpus with the prompts that an evaluation answers on a device: few, without vLLM."""
+    if values.get("evaluate") is None or device in algorithm(values["draft"]["algorithm"]).vllm(values["draft"]):
+        return corpus
+    return replace(corpus, prompts=min(corpus.prompts, max(1, DECODED // values["evaluate"]["max_tokens"])))
 
 
 def _evaluated(values: Values) -> float:
@@ -125,11 +170,19 @@ def _written(values: Values, corpus: Corpus) -> float:
     return (2 * (corpus.prompts + again) + min(UNTRAINED, corpus.prompts)) * _evaluated(values)
 
 
+def _measured(values: Values, corpus: Corpus) -> float:
+    """Return the tokens of all answers of a benchmark."""
+    grid = values["evaluate"]["grid"]
+    runs = 1 + len(grid["speculative_tokens"]) * (1 + 2 * grid["repeats"])
+    return len(grid["temperatures"]) * len(grid["batch_sizes"]) * runs * corpus.prompts * _evaluated(values)
+
+
 COSTS: Final[Mapping[str, Callable[[Values, Corpus], float]]] = {
     "responses": _responses,
     "hidden_states": _hidden_states,
     "draft": _draft,
     "evaluation": _evaluation,
+    "benchmark": _benchmark,
 }
 """FLOPs of the stages that run a model; each reads only what is in its stage's own parameters."""
 
@@ -139,6 +192,7 @@ TOKENS: Final[Mapping[str, Callable[[Values, Corpus], float]]] = {
     "hidden_states": lambda _, corpus: corpus.tokens,
     "draft": rows_seen,
     "evaluation": _written,
+    "benchmark": _measured,
 }
 """Tokens of a stage, counted as its run record counts them."""
 
@@ -166,8 +220,16 @@ def sizes(values: Values, files: Mapping[str, Path], corpus: Corpus) -> dict[str
         "draft": 2 * 4 * weights,  # in fp32, the best epoch's and the first
         "checkpoint": sum(math.prod(tensor.shape) * bits[tensor.dtype] / 8 for tensor in row.layout(draft, config)),
         "stitched": _copied(verifier, files) or weight_bytes(verifier),
+        "prompts": (corpus.prompt * LETTERS + 50) * corpus.prompts,
         "evaluation": 2000,
+        "benchmark": 900 * cells(values),
     }
+
+
+def cells(values: Values) -> int:
+    """Return the cells of a benchmark's grid."""
+    grid = (values.get("evaluate") or {}).get("grid") or {}
+    return math.prod(len(grid.get(name) or ()) for name in ("temperatures", "speculative_tokens", "batch_sizes"))
 
 
 def _copied(verifier: Values, files: Mapping[str, Path]) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from specc.core.lock import MachineClass
 from specc.core.plan.corpus import INDEXED, count, indexes, look_into
-from specc.core.plan.costs import COSTS, TOKENS, sizes
+from specc.core.plan.costs import COSTS, TOKENS, decoded, sizes
 from specc.core.plan.plan import Plan
 from specc.core.plan.rates import Run, declared, most_similar, ranks, resident, runs_here, scaled
 from specc.core.plan.stages import Values
@@ -73,7 +73,7 @@ class Estimator:
         made = tuple(stage.recipe for stage in plan.stages if stage.name in INDEXED)
         if made not in self._indexes:
             self._indexes[made] = indexes(plan, self.store)
-        corpus = count(values, files, self._indexes[made], self._look)
+        corpus = decoded(values, count(values, files, self._indexes[made], self._look), self.machine.device)
         disks = sizes(values, files, corpus)
         found: dict[str, Estimate] = {}
         for stage in plan.stages:

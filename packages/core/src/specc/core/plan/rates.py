@@ -19,6 +19,8 @@ from specc.core.plan.stages import Values
 from specc.core.store import Store
 from specc.core.store.manifests import repeats
 
+MEASURES: Final = {"evaluation": "evaluation.json", "benchmark": "benchmark.json"}
+"""Stages whose work is prompts, and the file that says how many they were."""
 _HARDWARE: Final = ("device", "isa", "threads", "ranks")
 
 # Declared numbers. `quickstart` is the build of specs/quickstart.yaml on two idle cores of the class `cpu-avx512_bf16`,
@@ -39,14 +41,20 @@ SHARE: Final[Mapping[str, float]] = {
     "hidden_states": 1.0,
     "draft": 0.55,  # 202 s with validation and start
     "evaluation": 0.33,  # 105 s with all starts, in batches of 16
+    "benchmark": 0.33,  # the same, for batches of 16
 }
+DECODER: Final = 0.043
+"""The reference decoder's: 4 to 5 minutes for each of the four evaluations by it of specs/algorithms.yaml, there."""
 START: Final[Mapping[str, Mapping[str, float]]] = {
     # seconds before the first token, by device; of CUDA, where vLLM compiles and captures graphs, not measured by us
     "responses": {"cpu": 12, "cuda": 60},  # quickstart: 105 s, 93 s of them at 1,191 tokens/s
     "hidden_states": {"cpu": 12, "cuda": 60},  # quickstart: 68 s, 54 s of them at 2,818 tokens/s
     "draft": {"cpu": 6, "cuda": 20},  # bench-scale: 9.8 s and 41.8 s for 1,200 and 12,000 rows
     "evaluation": {"cpu": 32, "cuda": 300},  # the same first start, and four more at 5 s
+    "benchmark": {"cpu": 12, "cuda": 60},  # the same first start; `ENGINE` is each further one's
 }
+ENGINE: Final[Mapping[str, float]] = {"cpu": 5, "cuda": 60}
+"""Seconds of a further engine in the same process."""
 BYTES: Final[Mapping[str, float]] = {
     # a second, of the artifact; of `vocabulary`, of the tokens that it counts
     "verifier": 100e6,  # full: 269 MB out of a GGUF file in 2.6 s; a copy takes less
@@ -55,6 +63,7 @@ BYTES: Final[Mapping[str, float]] = {
     "vocabulary": 32e6,  # full: those 7 MB in 0.22 s
     "converted": 55e6,  # as the checkpoint: the same tensors, read and written
     "checkpoint": 55e6,  # full: 76 MB in 1.4 s
+    "prompts": 1e6,  # a download; not measured by us
     "stitched": 100e6,  # as the verifier: a copy, and what changed in the head
 }
 PYTHON: Final = 42_000_000
@@ -76,12 +85,15 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
     """
     verifier, draft = values["verifier"], values["draft"]
     config, weights = verifier["config"], weight_bytes(verifier)
-    if name in ("responses", "hidden_states", "evaluation"):
+    if name in ("responses", "hidden_states", "evaluation", "benchmark"):
         heads = config["num_key_value_heads"] * config["head_dim"]
         place = 2 * config["num_hidden_layers"] * heads * WIDTH[verifier["dtype"]]
         cache = min(CACHE[machine.device], CACHED * values["data"]["sequence_length"] * place)
-        again = 2 * weights + disks["checkpoint"] if name == "evaluation" else 0  # the fp32 answers
-        return VLLM + weights + cache + again
+        again = {
+            "evaluation": 2 * weights + disks["checkpoint"],  # the fp32 answers
+            "benchmark": weights + disks["checkpoint"] + cache,  # the other engine
+        }
+        return VLLM + weights + cache + again.get(name, 0)
     if name == "draft":
         learnt = sum(math.prod(shape) for shape in learnt_shapes(values).values())
         ends = 2 * head_size(config) * WIDTH[verifier["dtype"]]
@@ -107,7 +119,12 @@ def declared(name: str, values: Values, machine: MachineClass, amount: float, fl
     narrow, wide = GFLOPS[machine.name]
     exact = values["train"]["precision"] == "fp32" if name == "draft" else values["verifier"]["dtype"] == "float32"
     cores = (1 if machine.device == "cuda" else values["runtime"]["threads"]) * ranks(values, name)
-    return START[name][machine.device] + flops / (1e9 * SHARE[name] * (wide if exact else narrow) * cores)
+    start, share = START[name][machine.device], SHARE[name]
+    if name == "benchmark":
+        start += ENGINE[machine.device] * len(values["evaluate"]["grid"]["speculative_tokens"])
+    if name == "evaluation" and machine.device not in algorithm(values["draft"]["algorithm"]).vllm(values["draft"]):
+        share = DECODER
+    return start + flops / (1e9 * share * (wide if exact else narrow) * cores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +186,8 @@ def _work(
     store: Store, manifest: Manifest, record: Mapping[str, Any], seconds: float
 ) -> tuple[float, float, float] | None:
     """Return a run's start, busy seconds and amount; None if it does not say."""
-    if manifest.stage == "evaluation":
-        return 0.0, seconds, number(read_json(store, manifest.digest, "evaluation.json").get("prompts")) or 0.0
+    if (file := MEASURES.get(manifest.stage)) is not None:
+        return 0.0, seconds, number(read_json(store, manifest.digest, file).get("prompts")) or 0.0
     if manifest.stage not in COSTS:
         counted = manifest
         if manifest.stage == "vocabulary":
@@ -200,7 +217,7 @@ def scaled(run: Run, stage: PlannedStage, corpus: Corpus, amount: float, flops: 
     cost, then = COSTS.get(stage.name), run.manifest.params
     if cost is None or flops is None:
         return run.busy * amount / run.amount
-    if stage.name == "evaluation":
+    if stage.name in MEASURES:
         amount = corpus.prompts
     try:
         before = cost(then, corpus)

@@ -27,7 +27,8 @@ class StageRow:
 
     `inputs` maps the name an artifact has in the job to the stage that makes it. `facets` are names of the
     numerics class's parts (those that the class lacks are left out). `lineage` puts the keys of all ancestors
-    into the parameters, for a stage that writes them down. `context` reaches the job and no key.
+    into the parameters, for a stage that writes them down. `context` reaches the job and no key. `devices` are those
+    on which the stage can do its work, None for any.
     """
 
     name: str
@@ -38,6 +39,7 @@ class StageRow:
     facets: tuple[str, ...] = ()
     lineage: bool = False
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    devices: tuple[str, ...] | None = None
 
     @property
     def package(self) -> str:
@@ -65,7 +67,9 @@ PACKAGES: Final[Mapping[str, str]] = {
     "draft": "train",
     "checkpoint": "export",
     "stitched": "export",
+    "prompts": "evaluate",
     "evaluation": "evaluate",
+    "benchmark": "evaluate",
 }
 
 
@@ -262,19 +266,68 @@ def _stitched(values: Values) -> StageRow | None:
     )
 
 
+def _prompts(values: Values) -> StageRow | None:
+    sets = [item for item in (values.get("evaluate") or {}).get("prompts", ()) if "dataset" in item]
+    if not sets:
+        return None
+    return StageRow(
+        name="prompts",
+        version=1,
+        params={"prompts": [{name: item[name] for name in ("dataset", "path", "sha256")} for item in sets]},
+        context={"hub": {"repo": ", ".join(dict.fromkeys(item["dataset"] for item in sets)),
+                         "commits": [item["commit"] for item in sets]}},
+    )  # fmt: skip
+
+
+def _asked(values: Values, *paths: str, without: tuple[str, ...]) -> dict[str, Any]:
+    """Return what decides prompts and their tokens, and the values at `paths`; a commit is where bytes were found."""
+    found = pick(values, "evaluate", "draft", "verifier.dtype", "verifier.config", "verifier.chat_template_sha256",
+                 "data.system_prompt", "date", *_template(values), *paths, without=without)  # fmt: skip
+    names = ("commit", "revision", *(("subset",) if "evaluate.grid" in without else ()))
+    prompts = [{key: value for key, value in item.items() if key not in names} for item in found["evaluate"]["prompts"]]
+    return {**found, "evaluate": {**found["evaluate"], "prompts": prompts}}
+
+
+def _answered(values: Values) -> dict[str, str]:
+    """Return the inputs of a stage that answers prompts with the checkpoint."""
+    return {
+        "checkpoint": "checkpoint",
+        "verifier": "verifier",
+        **({"stitched": "stitched"} if _stitched(values) else {}),
+        **({"prompts": "prompts"} if _prompts(values) else {}),
+    }
+
+
+def _prompt_files(values: Values) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(item["file"] for item in values["evaluate"]["prompts"] if "file" in item))
+
+
 def _evaluation(values: Values) -> StageRow | None:
     if values.get("evaluate") is None:
         return None
     return StageRow(
         name="evaluation",
         version=2,
-        params=pick(values, "evaluate", "export.speculative_tokens", "draft", "verifier.dtype", "verifier.config",
-                    "verifier.chat_template_sha256", "data.system_prompt", "date", *_template(values)),
-        inputs={"checkpoint": "checkpoint", "draft": "draft", "verifier": "verifier",
-                **({"stitched": "stitched"} if _stitched(values) else {})},
-        files=tuple(dict.fromkeys(item["file"] for item in values["evaluate"]["prompts"])),
+        params=_asked(values, "export.speculative_tokens", without=("evaluate.grid",)),
+        inputs={"checkpoint": "checkpoint", "draft": "draft", **_answered(values)},
+        files=_prompt_files(values),
         facets=_VLLM,
-    )  # fmt: skip
+    )
+
+
+def _benchmark(values: Values) -> StageRow | None:
+    if (values.get("evaluate") or {}).get("grid") is None:
+        return None
+    draft = values["draft"]
+    return StageRow(
+        name="benchmark",
+        version=1,
+        params=_asked(values, without=("evaluate.lossless_prompts",)),
+        inputs=_answered(values),
+        files=_prompt_files(values),
+        facets=_VLLM,
+        devices=algorithm(draft["algorithm"]).vllm(draft),
+    )
 
 
 ROWS: Final[Mapping[str, Callable[[Values], StageRow | None]]] = {
@@ -288,7 +341,9 @@ ROWS: Final[Mapping[str, Callable[[Values], StageRow | None]]] = {
     "draft": _draft,
     "checkpoint": _checkpoint,
     "stitched": _stitched,
+    "prompts": _prompts,
     "evaluation": _evaluation,
+    "benchmark": _benchmark,
 }
 """Every stage, in the order in which one thread of execution runs them."""
 

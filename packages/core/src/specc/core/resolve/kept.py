@@ -19,6 +19,9 @@ CHOICES: Final = {"draft": "draft.algorithm", "train.optimizer": "train.optimize
 """Sections and values, each with the key that decides what their defaults are."""
 LENGTH: Final = "data.sequence_length"
 """The one derived value that no algorithm has a say in."""
+ASKED: Final = "export.speculative_tokens"
+GRID: Final = "evaluate.grid.speculative_tokens"
+"""Derived from the one above."""
 WHOLE: Final = "train.loss"
 """A mapping that is one value: the weights of one default do not mix with those of another."""
 
@@ -55,6 +58,8 @@ class Earlier:
         draft.
         """
         same = self.same_verifier(tree) and written.get(path) == self.written.get(path)
+        if path == GRID:
+            same = same and written.get(ASKED) == self.written.get(ASKED)
         if path != LENGTH:
             same = same and _below("draft.", written) == _below("draft.", self.written)
         return get(self.values, path) if same else ABSENT

@@ -15,12 +15,13 @@ from specc.core.errors import SpeccError, SpeccErrors
 from specc.core.files import flatten
 from specc.core.language import Checked, Spec, rules_with_facts
 from specc.core.language.models import LONGEST_SEQUENCE
+from specc.core.language.rules import DATASET
 from specc.core.layouts import section
 from specc.core.layouts.base import HEADS, say
 from specc.core.lock import Locked, placeless
 from specc.core.references import placed
-from specc.core.resolve import source
-from specc.core.resolve.kept import ABSENT, LENGTH, WHOLE, Earlier, get, put, spec_of, stated
+from specc.core.resolve import hub, source
+from specc.core.resolve.kept import ABSENT, ASKED, GRID, LENGTH, WHOLE, Earlier, get, put, spec_of, stated
 from specc.core.resolve.sources import locate
 from specc.core.resolve.verifier import FACTS, Verifier, find
 
@@ -193,8 +194,11 @@ def written_values(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
 def _derived(tree: Mapping[str, Any]) -> dict[str, Derived]:
     config = tree["verifier"]["config"]
     length, row = min(LONGEST_SEQUENCE, config["max_position_embeddings"]), algorithm(tree["draft"]["algorithm"])
+    own = row.derive(tree["draft"], config)
+    grid, asked = (tree.get("evaluate") or {}).get("grid"), get(tree, ASKED) or own[ASKED].value
     return {
-        **row.derive(tree["draft"], config),
+        **own,
+        **({} if grid is None else {GRID: Derived([asked], f"derived from {ASKED}")}),
         WHOLE: Derived(dict(row.loss), f"default of {row.title} (language v{LANGUAGE})"),
         LENGTH: Derived(length, "derived from verifier.config.max_position_embeddings"),
     }
@@ -209,8 +213,12 @@ def _pin_files(
 ) -> dict[str, Path]:
     """Put a sha256 beside every file that a tree of values names; return where the files are."""
     files: dict[str, Path] = {}
-    known = {item["file"]: item["sha256"] for _, item in _file_items(pinned)} if pinned else {}
+    old = [item for _, item in _file_items(pinned)] if pinned else []
+    known = {item["file"]: item["sha256"] for item in old if "file" in item}
     for path, item in _file_items(tree):
+        if "dataset" in item:
+            item.update(_pin_dataset(item, old, checked, path))
+            continue
         name = item["file"]
         place = placed(name, base)
         if place.is_file():
@@ -261,8 +269,25 @@ def _reads(confidence: Mapping[str, Any] | None) -> bool | None:
     return None if confidence is None else bool(confidence["with_markov"])
 
 
+def _pin_dataset(
+    item: Mapping[str, Any], old: list[dict[str, Any]], checked: Checked, path: tuple[str | int, ...]
+) -> dict[str, str]:
+    """Return the commit and the sha256 of a data set's file: a lock's, or else those that the hub says."""
+    for other in old:
+        if all(item.get(name) == other.get(name) for name in DATASET):
+            return {"commit": other["commit"], "sha256": other["sha256"]}
+    try:
+        found = hub.dataset(item["dataset"], item.get("revision") or "main")
+        if item["path"] in found.files:
+            return {"commit": found.commit, "sha256": hub.pin(found, [item["path"]])[item["path"]]}
+    except SpeccError as error:
+        raise checked.document.error(error.message, (*path, "dataset"), hint=error.hint) from error
+    raise checked.document.error(f"the data set `{item['dataset']}` has no file `{item['path']}`", (*path, "path"),
+                                 hint="name it as its page does")  # fmt: skip
+
+
 def _file_items(tree: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], dict[str, Any]]]:
-    """Return the places of a tree that name a data file, with their paths."""
+    """Return the places of a tree that name a data file, here or in a data set, with their paths."""
     found: list[tuple[tuple[str | int, ...], dict[str, Any]]] = []
     data, evaluate = tree["data"], tree.get("evaluate")
     found += [(("data", "sources", index), item) for index, item in enumerate(data["sources"])]
@@ -274,7 +299,7 @@ def _file_items(tree: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], di
 
 def _places(values: Mapping[str, Any], base: Path) -> dict[str, Path]:
     """Return where the files that resolved values name are on this machine, without looking into them."""
-    places = {item["file"]: placed(item["file"], base) for _, item in _file_items(values)}
+    places = {item["file"]: placed(item["file"], base) for _, item in _file_items(values) if "file" in item}
     if (init := values["draft"].get("init")) is not None:
         kind, folder = ("source", init["convert"]) if "convert" in init else ("init", init["from"])
         places |= {f"{kind}/{name}": placed(f"{folder}/{name}", base) for name in init["files"]}

@@ -71,7 +71,7 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     data, verifier, init = values["data"], values["verifier"], values["draft"].get("init")
     prompts = (values.get("evaluate") or {}).get("prompts", [])
     for item in [*data["sources"], *data["validation"]["sources"], *prompts]:
-        if not item["file"].startswith(PACKAGE):
+        if "file" in item and not item["file"].startswith(PACKAGE):
             yield item["file"], item["sha256"]
     if init is not None and not init.get("revision"):  # else it is a hub's
         folder = init["convert"] if "convert" in init else init["from"]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
-from importlib import resources
 from typing import Any, Final
-
-import jinja2
 
 from specc.core.algorithms import algorithm, decoder_config
 from specc.core.algorithms.base import Tree
 from specc.core.files import FileEntry
 from specc.core.layouts import Assignment, Layout
+from specc.export.card import rendered
 from specc.export.config import speculator_config
 from specc.export.provenance import portable, statement
 
@@ -29,6 +27,7 @@ def config_json(row: Layout, params: Tree) -> dict[str, Any]:
     if row.speculators:
         return speculator_config({**params, "verifier": {**params["verifier"], "config": decoder}})
     plain = decoder_config({**draft, "decoder": "llama", "sliding_window": None}, decoder)
+    del plain["layer_types"]  # vLLM counts the draft's layers on from the verifier's, and would look behind the list
     return {**plain, "dtype": params["export"]["dtype"]}
 
 
@@ -64,23 +63,13 @@ def provenance_json(params: Tree, files: Iterable[FileEntry]) -> dict[str, Any]:
 
 def card(row: Layout, params: Tree, found: Tree) -> str:
     """Return the card in Markdown with a YAML head: what it was converted from, and that nothing was trained."""
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown, not HTML
-    )
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
-    template = environment.from_string(
-        resources.files("specc.export.convert").joinpath("card.md.jinja").read_text("utf-8")
-    )
     name = params["source"]["name"].rpartition("/")[2]
     serving = algorithm(row.algorithm).serving if row.speculators else {"method": row.algorithm}
     command = {**serving, "model": f"./{name}", "num_speculative_tokens": params["export"]["speculative_tokens"]}
     revision = params["verifier"]["revision"]
     pinned = f" --revision {shlex.quote(revision)}" if revision else ""
-    return template.render(
+    return rendered(
+        "specc.export.convert",
         **portable({key: params[key] for key in ("source", "verifier", "draft", "decoder", "export")}),
         name=name,
         title=algorithm(row.algorithm).title if row.speculators else row.title,

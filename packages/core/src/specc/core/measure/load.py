@@ -22,8 +22,9 @@ from specc.core.execute.environment import plain
 from specc.core.execute.machine import detect_class
 from specc.core.execute.processes import guarded, has_exited
 from specc.core.files import new_folder, pretty
-from specc.core.served import HOST, Served, started, vllm_command
-from specc.core.server import START, Server, free, reason
+from specc.core.measure.prompts import read_source
+from specc.core.serving.served import HOST, Served, started, vllm_command
+from specc.core.serving.server import START, Server, free, reason
 from specc.core.store.manifests import SHORT
 
 PROFILES: Final = ("synchronous", "concurrent", "throughput", "sweep")
@@ -62,9 +63,9 @@ def drive(
 
     `profile` is one of `PROFILES`: requests one by one; as many at once as each of `streams`; all that `max(streams)`
     lets through; or `rates` steps between the first and the last. Each step lasts `seconds`. The prompts are the
-    first turns of users in `prompts` (JSON lines with `messages` or a `prompt`), over and over, or else GuideLLM's
-    synthetic text; answers are greedy, of up to `max_tokens` tokens. No prompt is answered from a cache. Beside ours,
-    `folder`, new or empty, gets GuideLLM's own reports as JSON and as a page that asks no other host.
+    first turns of users in `prompts`, over and over, or else GuideLLM's synthetic text; answers are greedy, of up to
+    `max_tokens` tokens. No prompt is answered from a cache. Beside ours, `folder`, new or empty, gets GuideLLM's own
+    reports as JSON and as a page that asks no other host.
 
     Raises `SpeccError` if GuideLLM is not installed or fails, if a server does, or if no request was answered.
     """
@@ -122,24 +123,9 @@ def drive(
 
 
 def texts(path: Path) -> list[str]:
-    """Return the first turn of a user of each row of a prompt file; raises `SpeccError` for a row that has none."""
-    found: list[str] = []
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpeccError("the prompts cannot be read", where=str(path), hint="name a file of JSON lines") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            turns = [turn["content"] for turn in row.get("messages", ()) if turn["role"] == "user"]
-            text = turns[0] if turns else row["prompt"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SpeccError("the row has no user's turn in `messages` and no `prompt`", where=f"{path}:{number}",
-                             hint='`{"messages": [{"role": "user", "content": "…"}]}`') from error  # fmt: skip
-        found.append(str(text))
-    return found
+    """Return the first turn of a user of each row of a file of prompts; raises `SpeccError` for a row that has none."""
+    every = read_source(path, path.name, {}, None)
+    return [next(one["content"] for one in prompt.messages if one["role"] == "user") for prompt in every]
 
 
 def talks(verifier: Path) -> bool:

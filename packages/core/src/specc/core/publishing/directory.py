@@ -12,7 +12,7 @@ from specc.core.algorithms import algorithm
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import new_folder, pretty, sha256_file, walk
-from specc.core.served import stitched_of
+from specc.core.serving.served import stitched_of
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
 

@@ -16,8 +16,9 @@ import pytest
 
 from specc.core.errors import SpeccError
 from specc.core.execute.environment import free_port
-from specc.core.guard import descendants
-from specc.core.server import Server, counted, own, reason, serving
+from specc.core.execute.guard import descendants
+from specc.core.measure.acceptance import counted
+from specc.core.serving.server import Server, own, reason, serving
 
 SERVER = """
 import http.server, os, subprocess, sys
@@ -136,7 +137,7 @@ STARTER = """
 import sys
 from pathlib import Path
 from specc.core.execute import terminable
-from specc.core.server import serving
+from specc.core.serving.server import serving
 with terminable(), serving([sys.executable, "-c", sys.argv[1]], name="toy", host="127.0.0.1", port=int(sys.argv[2]),
         home=Path(sys.argv[3]), log=Path(sys.argv[3]) / "log", variables={}, device="cpu") as server:
     print("ready", flush=True)
@@ -195,14 +196,20 @@ vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="1",position="1"} 0.0
 vllm:spec_decode_num_accepted_tokens_per_pos_created{engine="0",position="0"} 1.79e+09
 """
     found = counted(text)
+    assert found is not None
     assert (found.drafts, found.draft_tokens, found.accepted, found.per_position) == (12, 36, 6, (4, 2))
     assert found.as_json()["mean_acceptance_length"] == 1.5
-    assert counted("").as_json()["mean_acceptance_length"] is None
+    assert counted("") is None
 
 
 def test_a_log_without_an_exception_gives_its_last_line(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("--- now\nusage: vllm\nserver.py: error: unrecognized arguments: --nonsense\n\n")
     assert reason(tmp_path / "log") == "error: unrecognized arguments: --nonsense"
+    (tmp_path / "log").write_text(
+        "--- now\n(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+        "(APIServer pid=1)   Value error, max_model_len (9999) is greater than 512 [type=value_error, input_value=x]\n"
+    )
+    assert reason(tmp_path / "log") == "max_model_len (9999) is greater than 512"
     (tmp_path / "log").write_text("--- now\nKilled\n")
     assert reason(tmp_path / "log") == "Killed"
     assert reason(tmp_path / "none") is None

@@ -1,9 +1,9 @@
 """Run a command for as long as whoever started it lives, and leave none of its processes behind.
 
-`python -P -m specc.core.guard COMMAND...` has the starter's end of a pipe as its standard input. When that pipe closes,
-however the starter died, or on SIGTERM, SIGINT or SIGHUP, the command is ended; when the command is over, by itself
-too, whatever it started and left is killed. A server of vLLM is three processes and a load of GuideLLM a dozen: a
-parent-death signal would reach the first of them alone.
+`python -P -m specc.core.execute.guard COMMAND...` has the starter's end of a pipe as its standard input. When that pipe
+closes, however the starter died, or on SIGTERM, SIGINT or SIGHUP, the command is ended; when the command is over, by
+itself too, whatever it started and left is killed. A server of vLLM is three processes and a load of GuideLLM a dozen:
+a parent-death signal would reach the first of them alone.
 """
 
 from __future__ import annotations

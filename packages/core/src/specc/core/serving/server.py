@@ -21,6 +21,7 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.execute.environment import plain
 from specc.core.execute.processes import guarded, has_exited
 from specc.core.files import writing
+from specc.core.measure.acceptance import Counts, counted
 
 START: Final = 900
 """Seconds that a server has until it is healthy: the weights of a large verifier take minutes from a slow disk."""
@@ -35,8 +36,8 @@ FROM_THE_CALLER: Final = (
 TAIL: Final = 1 << 18
 """Bytes of a log in which the reason of a failure is looked for."""
 _RAISED: Final = re.compile(r"(?:^|[\s.])([A-Z]\w*(?:Error|Exception): .*|error: (?:argument|unrecognized) .*)$")
+_REFUSED: Final = re.compile(r"Value error, (.*?)(?: \[type=|$)")
 _NOISE: Final = re.compile(r"\b(?:INFO|WARNING|DEBUG)\b")
-_SAMPLE: Final = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,54 +55,9 @@ class Server:
             time.sleep(POLL)
         raise _died("the server ended", self.process, self.log)
 
-    def speculation(self) -> Speculation:
-        """Return what vLLM has counted of its drafts since it started (`/metrics`)."""
-        return counted(_get(f"{self.url}/metrics").decode())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speculation:
-    """vLLM's counters of speculation. `per_position[k]` is how often a draft's token k was accepted."""
-
-    drafts: int
-    draft_tokens: int
-    accepted: int
-    per_position: tuple[int, ...]
-
-    def as_json(self) -> dict[str, object]:
-        """Return the counts with the mean acceptance length: accepted draft tokens per draft + 1, as vLLM has it."""
-        return {
-            "drafts": self.drafts,
-            "draft_tokens": self.draft_tokens,
-            "accepted": self.accepted,
-            "accepted_per_position": list(self.per_position),
-            "mean_acceptance_length": 1 + self.accepted / self.drafts if self.drafts else None,
-        }
-
-
-def counted(metrics: str) -> Speculation:
-    """Read vLLM's counters of speculation out of its metrics, summed over engines; zeros where it does not draft.
-
-    `metrics` is in the text format of Prometheus.
-    """
-    totals, places = dict[str, float](), dict[int, float]()
-    for line in metrics.splitlines():
-        match = _SAMPLE.match(line)
-        if match is None or not match[1].startswith("vllm:spec_decode_num_"):
-            continue
-        name, value = match[1].removeprefix("vllm:spec_decode_num_").removesuffix("_total"), float(match[3])
-        if name == "accepted_tokens_per_pos":
-            place = re.search(r'position="(\d+)"', match[2] or "")
-            if place:
-                places[int(place[1])] = places.get(int(place[1]), 0) + value
-        else:
-            totals[name] = totals.get(name, 0) + value
-    return Speculation(
-        drafts=int(totals.get("drafts", 0)),
-        draft_tokens=int(totals.get("draft_tokens", 0)),
-        accepted=int(totals.get("accepted_tokens", 0)),
-        per_position=tuple(int(places[place]) for place in sorted(places)),
-    )
+    def speculation(self) -> Counts:
+        """Return what vLLM has counted of its drafts since it started (`/metrics`): nothing where it does not draft."""
+        return counted(_get(f"{self.url}/metrics").decode()) or Counts()
 
 
 def free(host: str, port: int) -> int:
@@ -214,8 +170,13 @@ def _died(what: str, process: subprocess.Popen[bytes], log: Path) -> SpeccError:
 def reason(log: Path) -> str | None:
     """Return why an engine failed: the first exception of its last run, which the others follow from."""
     lines = _lines(log)
-    raised = (_RAISED.search(line) for line in lines if not _NOISE.search(line))
-    return next((match[1].strip()[:300] for match in raised if match), None) or _last(log)
+    for index, line in enumerate(lines):
+        if (match := _RAISED.search(line)) and not _NOISE.search(line):
+            # pydantic says what is wrong two lines below, and the exception only how many things are.
+            below = (_REFUSED.search(other) for other in lines[index + 1 : index + 4])
+            refused = next((other[1] for other in below if other), None) if "validation error" in match[1] else None
+            return (refused or match[1]).strip()[:300]
+    return _last(log)
 
 
 def _last(log: Path) -> str | None:

@@ -15,7 +15,7 @@ from specc.core.algorithms import algorithm
 from specc.core.contracts import Manifest
 from specc.core.engines import architecture
 from specc.core.errors import Exit, SpeccError
-from specc.core.server import START, Server, serving
+from specc.core.serving.server import START, Server, serving
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
 

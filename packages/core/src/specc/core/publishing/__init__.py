@@ -1,0 +1,1 @@
+"""Checkpoints for others: a plain directory, a signature, a hub."""

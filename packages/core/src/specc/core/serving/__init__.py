@@ -1,0 +1,1 @@
+"""A checkpoint and its verifier in a vLLM server of ours."""
