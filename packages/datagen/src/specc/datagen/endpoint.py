@@ -38,8 +38,8 @@ PLAIN: Final[Mapping[str, Any]] = {
 class Endpoint(Asker):
     """A server that answers conversations."""
 
-    def __init__(self, verifier: Path, stage: Stage, done: int, total: int) -> None:
-        """Read tokenizer and template; of the stage's `total` conversations, `done` are answered. Nothing is asked."""
+    def __init__(self, verifier: Path, stage: Stage, total: int) -> None:
+        """Read tokenizer and template; the stage has `total` conversations. Nothing is asked."""
         super().__init__(verifier, stage.params)
         how: Mapping[str, Any] = stage.job.context["endpoint"]
         self.tokens, self.seconds = 0, 0.0
@@ -47,7 +47,7 @@ class Endpoint(Asker):
         self._chat: bool = self.options["endpoint"]["protocol"] == "chat"
         self._many: int = how["concurrency"]
         self._journals = stage.work / "answers"
-        self._total, self._through = total, done
+        self._total = total
         self._allowed = how["refused"] if how["refused"] >= 1 else how["refused"] * total
         self._denied = list[str]()
         self._others = 0
@@ -69,22 +69,23 @@ class Endpoint(Asker):
         if len(journal):
             self._stage.note(f"{len(journal)} answers are there from an earlier run")
         try:
-            self._runner.run(self._shard(talks, journal, len(rows) - len(talks), done))
+            self._runner.run(self._shard(talks, journal, rows[0]["row"], len(rows) - len(talks), done))
         finally:
             journal.close()
-        self._through += len(rows)
         return [{**talk.row, "messages": talk.said} for talk in talks if talk.said]
 
-    async def _shard(self, talks: list[Talk], journal: Journal, through: int, done: Callable[[int, str], None]) -> None:
-        """Have all conversations of a shard, so many at a time."""
-        waiting, before, began = iter(talks), self.seconds, time.monotonic()
+    async def _shard(
+        self, talks: list[Talk], journal: Journal, first: int, through: int, done: Callable[[int, str], None]
+    ) -> None:
+        """Have all conversations of a shard, so many at a time; `first` were in earlier ones, `through` ask nothing."""
+        waiting, spent, began = iter(talks), self.seconds, time.monotonic()
 
         async def work() -> None:
             nonlocal through
             for talk in waiting:
                 await self._talk(talk, journal)
                 through += 1
-                self.seconds = before + max(time.monotonic() - began, 1e-6)
+                self.seconds = spent + max(time.monotonic() - began, 1e-6)
                 done(through, f"{self.tokens / self.seconds:.0f} tokens/s")
 
         try:
@@ -93,9 +94,8 @@ class Endpoint(Asker):
                 self._known = True
             await _all([work() for _ in range(min(self._many, len(talks)))])
         except AwayError as error:
-            answered = self._through + through
             raise SpeccError(
-                f"the endpoint is away ({error}): {answered} of {self._total} rows are answered",
+                f"the endpoint is away ({error}): {first + through} of {self._total} rows are answered",
                 hint="the same command goes on behind them, once the server is back",
                 code=Exit.STAGE,
             ) from error

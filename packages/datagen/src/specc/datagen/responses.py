@@ -78,7 +78,7 @@ def _writer(stage: Stage, done: int, total: int) -> Writer:
             raise SpeccError(f"an endpoint is asked with `{error.name}`, and it is not installed",
                              hint="`pip install 'specc[endpoint]'` brings it", code=Exit.STAGE) from error  # fmt: skip
         stage.progress(done, total, "rows", "asking the endpoint")
-        return Endpoint(verifier, stage, done, total)
+        return Endpoint(verifier, stage, total)
     stage.progress(done, total, "rows", "starting vLLM")
     return Offline(verifier, stage.params, stage.facets)
 
