@@ -26,8 +26,8 @@ CONFIG = {"vocab_size": 512, "eos_token_ids": [2]}
 
 
 def params(names: list[str], **verifier: Any) -> dict[str, Any]:
-    data = {"sources": [{"file": name} for name in names], "validation": {"share": 0.0, "sources": []}, "sequence_length": 128,
-            "system_prompt": None, "responses": {"from": "verifier"}}  # fmt: skip
+    data = {"sources": [{"file": name} for name in names], "validation": {"share": 0.0, "sources": []},
+            "sequence_length": 128, "system_prompt": None, "responses": {"from": "verifier"}}  # fmt: skip
     return {"data": data, "verifier": {"config": CONFIG, "format": "huggingface", **verifier}, "date": "2026-11-23"}
 
 

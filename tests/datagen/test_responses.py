@@ -12,8 +12,9 @@ import pytest
 from small import make_verifier
 from specc.core.contracts import Failure
 from specc.core.files import pretty, sha256, sha256_file
-from specc.datagen.responses import Talk, count
+from specc.datagen.responses import count
 from specc.datagen.rows import Message, Row, write_rows
+from specc.datagen.talks import Talk
 from specc.datagen.template import ChatTemplate, render
 from values import values
 from vllm_runs import facts, keep_first_unit, run

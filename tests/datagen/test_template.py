@@ -30,6 +30,12 @@ def test_the_day_is_the_given_one() -> None:
     assert shown("{{ strftime_now('%d %b %Y %H:%M') }}") == "02 Jan 2026 00:00"
 
 
+def test_arguments_of_the_spec_reach_every_text() -> None:
+    template = ChatTemplate.parse("{{ effort }} {{ messages | length }}", arguments={"effort": "low", "messages": []})
+    assert render(template, TALK, add_generation_prompt=True, date=DAY) == f"low {len(TALK)}"
+    assert render_with_spans(template, TALK, add_generation_prompt=True, date=DAY) == (f"low {len(TALK)}", [])
+
+
 def test_what_templates_are_written_for() -> None:
     assert shown("{%- for m in messages %}\n  {{ m.role }}\n{%- endfor %}\n") == "  user  assistant  user"
     assert shown("{{ messages[0].content | tojson }}") == '"How do I make <b>bread</b> rise?"'

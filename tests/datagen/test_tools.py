@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from small import make_tokenizer
 from specc.core.files import canonical
-from specc.datagen.responses import Talk, Writer, count, in_channels
+from specc.datagen.responses import count
 from specc.datagen.rows import Row, Said, canonical_text, identity
 from specc.datagen.shapes import ShapeError, read_row, shape_of
+from specc.datagen.talks import Asker, Talk, in_channels
 from specc.datagen.template import ChatTemplate, render
 from specc.datagen.tools import calls_of, tools_of
 from talks import SPECIALS, WEATHER, call, result
@@ -239,7 +240,7 @@ def test_tools_stand_in_the_prompt_that_is_answered(tmp_path: Path) -> None:
               "verifier": {"config": {"eos_token_ids": [2]}}}  # fmt: skip
     row = make_row(read_row({"messages": [ASKED, call("Paris"), result("rain"), SAID], "tools": [WEATHER]}))
     talk = Talk.of(row)
-    prompt = Writer(tmp_path, params, {})._prompt(talk, talk.next_prompt())
+    prompt = Asker(tmp_path, params).prompt(talk, talk.next_prompt())
     text = made.decode(prompt or [], skip_special_tokens=False)
     assert f"<tools>\n{json.dumps(WEATHER)}\n</tools>" in text
     assert text.endswith("<|im_start|>user\nRain?<|im_end|>\n<|im_start|>assistant\n")

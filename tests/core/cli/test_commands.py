@@ -154,6 +154,43 @@ def test_plan_writes_nothing_and_says_what_there_is_to_do(spec: Path, capsys: py
     assert next(stage["stage"] for stage in data["stages"]) == "verifier"
 
 
+def test_plan_warns_when_the_answers_are_not_the_verifiers(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(run(capsys, "plan", "--json", "tiny.yaml")[0])["warnings"] == []
+    text = spec.read_text()
+    spec.write_text(text.replace("prompts.jsonl}]\n", "prompts.jsonl}]\n  responses: {from: data}\n"))
+    (spec.parent / "prompts.jsonl").write_text('{"prompt": "Hello", "completion": "Hi"}\n')
+    err = run(capsys, "plan", "tiny.yaml")[1]
+    assert "warning: the answers are the data's own and not the verifier's (`data.responses.from: data`)" in err
+    spec.write_text(text.replace(
+        "prompts.jsonl}]\n", "prompts.jsonl}]\n  responses: {endpoint: {model: tiny, protocol: chat}}\n"))  # fmt: skip
+    (warning,) = json.loads(run(capsys, "plan", "--json", "tiny.yaml")[0])["warnings"]
+    assert "`protocol: completions` sends token ids" in warning
+
+
+def test_where_an_endpoint_is_and_how_it_is_asked_decides_nothing(
+    spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = spec.read_text().replace("prompts.jsonl}]\n", "prompts.jsonl}]\n  responses: {endpoint: {model: tiny}}\n")
+    spec.write_text(asked)
+    run(capsys, "lock", "tiny.yaml")
+    before = json.loads(run(capsys, "plan", "--json", "tiny.yaml")[0])
+    (stage,) = (stage for stage in before["stages"] if stage["stage"] == "responses")
+    assert stage["estimate"]["complete"] is False
+    spec.write_text(asked + "runtime: {datagen: {endpoint: 'http://secret.example:8000/v1'}}\n")
+    run(capsys, "lock", "--check", "tiny.yaml")
+    run(capsys, "lock", "tiny.yaml")
+    assert "secret" not in spec.with_name("tiny.lock.json").read_text()
+    spec.write_text(asked.replace("{model: tiny}", "{model: tiny, concurrency: 7, retries: 1, timeout: 9, refused: 3}"))
+    run(capsys, "lock", "tiny.yaml")
+    after = json.loads(run(capsys, "plan", "--json", "tiny.yaml")[0])
+    assert [stage["recipe"] for stage in after["stages"]] == [stage["recipe"] for stage in before["stages"]]
+    spec.write_text(asked.replace("{model: tiny}", "{model: other}"))
+    other = json.loads(run(capsys, "plan", "--json", "tiny.yaml")[0])
+    changed = {new["stage"] for new, old in zip(other["stages"], before["stages"], strict=True)
+               if new["recipe"] != old["recipe"]}  # fmt: skip
+    assert changed >= {"responses", "tokens", "hidden_states", "draft", "checkpoint"}
+
+
 def test_a_class_that_nobody_knows_is_a_usage_error(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = run(capsys, "plan", "--class", "abacus", "tiny.yaml", expect=2)
     assert "no class of machines `abacus`" in err

@@ -106,6 +106,15 @@ def test_only_a_stage_that_fetches_reaches_a_hub(monkeypatch: pytest.MonkeyPatch
     assert (found["HF_TOKEN"], found["HTTPS_PROXY"], found["HF_HUB_OFFLINE"]) == ("secret", "http://proxy", "0")
 
 
+def test_only_a_stage_that_asks_an_endpoint_has_its_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HF_TOKEN", "OPENAI_API_KEY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "secret")
+    found = environment({}, tmp_path, 1, endpoint=True)
+    assert "HF_TOKEN" not in found
+    assert (found["OPENAI_API_KEY"], found["HTTPS_PROXY"], found["HF_HUB_OFFLINE"]) == ("secret", "secret", "1")
+    assert "secret" not in environment({}, tmp_path, 1).values()
+
+
 def test_only_a_stage_on_a_gpu_sees_which_gpus_the_caller_chose(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

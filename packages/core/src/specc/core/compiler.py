@@ -241,8 +241,8 @@ def _compiled(
     plan = lower(values, planned, build)
     locked = Locked(
         machine=own,
-        written=resolved.written,
-        values=resolved.values,
+        written=locks.placeless(resolved.written),
+        values=locks.placeless_values(resolved.values),
         stages={stage.name: stage.row.version for stage in plan.stages},
         engines={**pins, planned.name: planned.engines},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from specc.core.errors import SpeccError
 from specc.core.execute import Reporter, build
 from specc.core.execute.executor import run_stage
 from specc.core.files import DTYPE_BITS, TensorHeader, sha256_file, tensor_headers, tensors_start, walk
-from specc.core.plan import PACKAGES, Plan
+from specc.core.plan import PACKAGES, Decision, Plan, decide_stage
 from specc.core.store import Store
+from specc.core.store.manifests import repeats
 
 CHUNK: Final = 1 << 20
 """Bytes of a tensor that are compared at once."""
@@ -28,12 +30,13 @@ class Finding:
     """What became of one artifact.
 
     `same`: hashed or built again, it is the one that was sealed. `different`: `differences` say how. `skipped`:
-    it is made of one that came out different, so that building it again would say nothing.
+    it is made of one that came out different, so that building it again would say nothing. `taken`: it holds answers of
+    an endpoint, which nobody can ask for a second time; it is what was sealed, and the rest was built from it.
     """
 
     stage: str
     digest: str
-    state: Literal["same", "different", "skipped"]
+    state: Literal["same", "different", "skipped", "taken"]
     rebuilt: str | None = None
     differences: tuple[str, ...] = ()
 
@@ -57,22 +60,55 @@ def rebuild(
 ) -> Iterator[Finding]:
     """Build a plan in the empty store `fresh`, and compare each stage with `{stage: digest}`.
 
-    Artifacts that are no longer in `store` are compared by their digest alone.
+    Artifacts that are no longer in `store` are compared by their digest alone. One that its key does not decide is
+    taken from `store` as it is; raises `SpeccError` if it is not there, or not what was sealed.
     """
-    wrong = set[str]()
+    wrong, known = set[str](), dict[str, Decision]()
     for stage in plan.stages:
         digest = digests[stage.name]
         if wrong.intersection(stage.row.inputs.values()):
             wrong.add(stage.name)
             yield Finding(stage=stage.name, digest=digest, state="skipped")
             continue
+        if not repeats(stage.name, stage.row.params):
+            store.require(digest, stage.name)
+            _take(store, fresh, digest, decide_stage(plan, stage, known, fresh), known)
+            known[stage.name] = decide_stage(plan, stage, known, fresh)
+            yield Finding(stage=stage.name, digest=digest, state="taken")
+            continue
         with fresh.lease() as hold:
             done = build(plan, fresh, values=values, files=files, reporter=reporter, hold=hold, until=stage.name,
                          log=False)  # fmt: skip
+        known |= done
         found = _compared(stage.name, digest, done[stage.name].digest or "", store, fresh)
         if found.state == "different":
             wrong.add(stage.name)
         yield found
+
+
+def _take(store: Store, fresh: Store, digest: str, decision: Decision, known: Mapping[str, Decision]) -> None:
+    """Put an artifact of `store` into `fresh`, under the key that it has there."""
+    stage, key = decision.stage, decision.key
+    if key is None:  # its inputs are built
+        raise AssertionError(stage.name)
+    output = fresh.begin(stage.name, key)
+    shutil.copytree(store.path(digest), output, dirs_exist_ok=True)
+    for path in (output, *output.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    inputs = {slot: known[name].digest or "" for slot, name in stage.row.inputs.items()}
+    job = StageJob(
+        stage=stage.name,
+        version=stage.row.version,
+        key=key,
+        params=dict(stage.row.params),
+        facets=stage.facets,
+        inputs={slot: Input(path=str(fresh.path(one)), digest=one) for slot, one in inputs.items()},
+        files={},
+        output=str(output),
+        work=str(fresh.work(stage.name, key)),
+        units=str(fresh.units(stage.name)),
+    )
+    fresh.seal(job, "rebuild", output, {})
 
 
 def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, reporter: Reporter) -> Finding:
@@ -81,6 +117,12 @@ def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, reporter: Rep
     Raises `SpeccError` if an input is gone or damaged, or if the stage reads files from outside the store.
     """
     stage, draft = manifest.stage, manifest.params.get("draft") or {}
+    if not repeats(stage, manifest.params):
+        raise SpeccError(
+            "not repeatable: answers of an endpoint",
+            note="another machine gave them, and nothing here decides what it would say today",
+            hint="`specc verify ID` hashes them again; `specc verify SPEC --rebuild` builds from them all that follows",
+        )
     if stage in OUTSIDE or (stage == "draft" and draft.get("init")):
         raise SpeccError(
             f"the stage `{stage}` reads files from outside the store, and its manifest knows only their hashes",

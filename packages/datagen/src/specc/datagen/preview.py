@@ -22,10 +22,10 @@ from specc.datagen.conversations import identified, with_system
 from specc.datagen.formats import rows_of
 from specc.datagen.gguf_tokenizer import write_tokenizer
 from specc.datagen.masks import REASONS, LeftOutError, Marked, cut_at
-from specc.datagen.responses import Talk
 from specc.datagen.rows import Row, read_rows, read_shards
 from specc.datagen.shapes import ShapeError, shape_of
 from specc.datagen.sources import Source, sources_of
+from specc.datagen.talks import Talk
 from specc.datagen.template import render
 from specc.datagen.tokens import Encoded, Encoder
 

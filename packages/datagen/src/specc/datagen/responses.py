@@ -1,26 +1,25 @@
 """The stage `responses`: the verifier answers the prompts itself, so that the draft learns its words.
 
-A shard's conversations are answered turn by turn: round r makes the r-th answer of all rows that ask for one, in
-one call. A row's random stream depends on the row and the turn, not on its neighbours or its place.
+In this process, a shard's conversations are answered turn by turn: round r makes the r-th answer of all rows that ask
+for one, in one call. A server is asked in `specc.datagen.endpoint`.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from specc.core.errors import Exit, SpeccError
-from specc.core.files import digest_of, pretty, write_atomic
+from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
 from specc.datagen.engine import generate, start, stop
-from specc.datagen.masks import SENTINEL
-from specc.datagen.rows import Message, Row, read_rows, read_shards, shard_info, shard_name, write_rows
-from specc.datagen.template import ChatTemplate, render
+from specc.datagen.rows import Row, read_rows, read_shards, shard_info, shard_name, write_rows
+from specc.datagen.talks import Asker, Talk, Writer, sampled
 
 
 def responses(stage: Stage) -> None:
@@ -37,8 +36,8 @@ def responses(stage: Stage) -> None:
         "verifier": params["verifier"],
         "verifier_digest": verifier.digest,
     }
-    shards = read_shards(source)
-    total, done, infos = sum(shard.rows for shard in shards), 0, list[dict[str, Any]]()
+    shards, samples = read_shards(source), params["data"]["responses"].get("samples", 1)
+    total, done, infos = samples * sum(shard.rows for shard in shards), 0, list[dict[str, Any]]()
     counts: Counter[str] = Counter()
     writer: Writer | None = None
     try:
@@ -48,18 +47,17 @@ def responses(stage: Stage) -> None:
             def write(path: Path, file: str = shard.file, before: int = done) -> None:
                 nonlocal writer
                 if writer is None:
-                    stage.progress(before, total, "rows", "starting vLLM")
-                    writer = Writer(Path(verifier.path), params, stage.facets)
-                rows = list(read_rows(source / file))
+                    writer = _writer(stage, before, total)
+                rows = sampled(read_rows(source / file), samples)
                 write_rows(
                     path, writer.answer(rows, lambda count, text: stage.progress(before + count, total, "rows", text))
                 )
 
             stage.unit({**material, "rows": shard.sha256}, name, write)
             kept = list(read_rows(stage.output / name))
-            counts += count(list(read_rows(source / shard.file)), kept)
+            counts += count(sampled(read_rows(source / shard.file), samples), kept)
             infos.append(asdict(shard_info(stage.output, name, len(kept))))
-            done += shard.rows
+            done += samples * shard.rows
             stage.progress(done, total, "rows")
     finally:
         if writer is not None:
@@ -68,6 +66,21 @@ def responses(stage: Stage) -> None:
     names = ("tokens", "length", "left_out", "shortened")
     index = {"rows": total - counts["left_out"], "shards": infos, **{name: counts[name] for name in names}}
     write_atomic(stage.output / "index.json", pretty(index))
+
+
+def _writer(stage: Stage, done: int, total: int) -> Writer:
+    """Return what answers a stage's rows, of which `done` of `total` are answered."""
+    verifier = Path(stage.job.inputs["verifier"].path)
+    if "endpoint" in stage.params["data"]["responses"]:
+        try:
+            from specc.datagen.endpoint import Endpoint
+        except ModuleNotFoundError as error:
+            raise SpeccError(f"an endpoint is asked with `{error.name}`, and it is not installed",
+                             hint="`pip install 'specc[endpoint]'` brings it", code=Exit.STAGE) from error  # fmt: skip
+        stage.progress(done, total, "rows", "asking the endpoint")
+        return Endpoint(verifier, stage, total)
+    stage.progress(done, total, "rows", "starting vLLM")
+    return Offline(verifier, stage.params, stage.facets)
 
 
 def count(asked: Sequence[Row], kept: Sequence[Row]) -> Counter[str]:
@@ -106,86 +119,29 @@ def _say(stage: Stage, counts: Counter[str], writer: Writer | None, total: int) 
         )
 
 
-@dataclass(slots=True)
-class Talk:
-    """A conversation on its way: what was said, and what is still to be asked."""
-
-    row: Row
-    said: list[Message] = field(default_factory=list[Message])
-    asked: list[Message] = field(default_factory=list[Message])
-
-    @classmethod
-    def of(cls, row: Row) -> Talk:
-        """Begin a row's conversation; its own answers are dropped, and all that follows what a tool answered.
-
-        A result belongs to a call, and the verifier may make another one, or none.
-        """
-        messages = row["messages"]
-        end = next((i for i, message in enumerate(messages) if message["role"] == "tool"), len(messages))
-        return cls(row, asked=[message for message in messages[:end] if message["role"] != "assistant"])
-
-    def next_prompt(self) -> list[Message]:
-        """Return what was said, up to and with the next question, which is then asked no more."""
-        last = next(index for index, message in enumerate(self.asked) if message["role"] == "user")
-        question, self.asked = self.asked[: last + 1], self.asked[last + 1 :]
-        return [*self.said, *question]
-
-
-def in_channels(template: ChatTemplate, specials: Iterable[str], date: str) -> bool:
-    """Tell whether special tokens stand inside an answer, as gpt-oss's channels do: its text is none without them."""
-    asked: list[Message] = [{"role": "user", "content": "?"}]
-    try:
-        prompt = render(template, asked, add_generation_prompt=True, date=date)
-        said = render(
-            template, [*asked, {"role": "assistant", "content": SENTINEL}], add_generation_prompt=False, date=date
-        )
-    except SpeccError:
-        return False  # each row says so itself
-    before = said.removeprefix(prompt).partition(SENTINEL)[0]
-    return said.startswith(prompt) and any(name in before for name in specials)
-
-
-class Writer:
-    """A verifier that answers conversations."""
+class Offline(Asker):
+    """A verifier that answers conversations in this process."""
 
     def __init__(self, verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any]) -> None:
         """Read tokenizer and template; `params` are the stage's. vLLM is started for the first prompt that fits."""
-        from specc.datagen.tokens import load_tokenizer, special_tokens
-
-        self._options: Mapping[str, Any] = params["data"]["responses"]
-        self._length: int = params["data"]["sequence_length"]
-        self._date: str = params["date"]
-        self._ends: list[int] = params["verifier"]["config"]["eos_token_ids"]
-        self._template, self._tokenizer = ChatTemplate.load(verifier), load_tokenizer(verifier)
-        self._whole = in_channels(self._template, special_tokens(self._tokenizer).values(), self._date)
-        self._start: Callable[[], Any] = partial(start, verifier, params, facets, length=self._length)
+        super().__init__(verifier, params)
+        self._start: Callable[[], Any] = partial(start, verifier, params, facets, length=self.length)
         self._llm: Any = None
-        self.refused: list[str] = []
-        """Where rows stood that were left out, and why."""
         self.tokens, self.seconds = 0, 0.0
-        """Tokens written so far, and the time that it took."""
 
     def answer(self, rows: Sequence[Row], done: Callable[[int, str], None]) -> list[Row]:
-        """Return the rows with every answer written anew.
-
-        `done` is called with the number of rows that are through, and a word on the speed.
-        """
-        talks = [Talk.of(row) for row in rows]
-        self.refused += [
-            f"{talk.row['source']}:{talk.row['line']} (its tokens are given, and nothing asks for an answer)"
-            for talk in talks
-            if not talk.asked
-        ]
-        going = [talk for talk in talks if talk.asked]
+        """Return the rows with every answer written anew; see `Writer`."""
+        talks = self.begin(rows)
+        going = talks
         while going:
             asking, prompts, params = list[Talk](), list[list[int]](), list[Any]()
             for talk in going:
                 messages = talk.next_prompt()
-                if (prompt := self._prompt(talk, messages)) is not None:
+                if (prompt := self.prompt(talk, messages)) is not None:
                     talk.said = messages
                     asking.append(talk)
                     prompts.append(prompt)
-                    params.append(self._sampling(talk, len(prompt)))
+                    params.append(self._params(talk, len(prompt)))
             if not asking:
                 break
             if self._llm is None:
@@ -204,37 +160,11 @@ class Writer:
             going = [talk for talk in asking if talk.asked]
         return [{**talk.row, "messages": talk.said} for talk in talks if talk.said]
 
-    def _prompt(self, talk: Talk, messages: list[Message]) -> list[int] | None:
-        """Return a prompt's tokens, or None if it cannot be asked."""
-        where = f"{talk.row['source']}:{talk.row['line']}"
-        try:
-            tools = talk.row.get("tools")
-            text = render(self._template, messages, tools=tools, add_generation_prompt=True, date=self._date)
-        except SpeccError as error:
-            self.refused.append(f"{where} (the chat template refuses it: {error.message})")
-            return None
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        if len(ids) >= self._length:
-            if not talk.said:
-                self.refused.append(f"{where} ({len(ids)} tokens)")
-            return None
-        return ids
-
-    def _sampling(self, talk: Talk, length: int) -> Any:
+    def _params(self, talk: Talk, length: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        greedy = self._options["temperature"] == 0
-        stream = digest_of([self._options["seed"], talk.row["id"], len(talk.said)])
-        return SamplingParams(
-            temperature=self._options["temperature"],
-            top_p=self._options["top_p"],
-            max_tokens=min(self._options["max_tokens"], self._length - length),
-            stop_token_ids=self._ends,
-            seed=None if greedy else int(stream[:12], 16),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_special_tokens=not self._whole,
-        )
+        return SamplingParams(**self.sampling(talk, len(talk.said), length), output_kind=RequestOutputKind.FINAL_ONLY)
 
     def close(self) -> None:
         """Stop the engine."""

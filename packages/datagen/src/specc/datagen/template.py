@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -37,13 +37,15 @@ _TRACKED: Final = "specc_marks_generation"
 class ChatTemplate:
     """A chat template, compiled, and the special tokens it may write.
 
-    `marked` tells whether it says itself what the assistant generates, in `{% generation %}` blocks.
+    `marked` tells whether it says itself what the assistant generates, in `{% generation %}` blocks. `arguments` are
+    those of the spec's own (`data.responses.template`), which every text that it writes is written with.
     """
 
     source: str
     special_tokens: Mapping[str, str]
     marked: bool
     compiled: jinja2.Template
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def shown(self, messages: Iterable[Message]) -> list[dict[str, Any]]:
         """Return messages as the template is given them, which is as vLLM's server gives them.
@@ -70,7 +72,9 @@ class ChatTemplate:
         return shown
 
     @classmethod
-    def parse(cls, source: str, special_tokens: Mapping[str, str] | None = None) -> ChatTemplate:
+    def parse(
+        cls, source: str, special_tokens: Mapping[str, str] | None = None, arguments: Mapping[str, Any] | None = None
+    ) -> ChatTemplate:
         """Compile a template; raises `SpeccError` if it is not one."""
         environment = _environment()
         try:
@@ -84,10 +88,10 @@ class ChatTemplate:
                 code=Exit.STAGE,
             ) from error
         marked = any(kind == "name" and text == _Generation.OPENS for _, kind, text in tokens)
-        return cls(source, dict(special_tokens or {}), marked, compiled)
+        return cls(source, dict(special_tokens or {}), marked, compiled, dict(arguments or {}))
 
     @classmethod
-    def load(cls, folder: Path) -> ChatTemplate:
+    def load(cls, folder: Path, arguments: Mapping[str, Any] | None = None) -> ChatTemplate:
         """Read the template of a Hugging Face model folder; raises `SpeccError` if there is none."""
         config = _read_json(folder / "tokenizer_config.json")
         file = folder / "chat_template.jinja"
@@ -102,7 +106,7 @@ class ChatTemplate:
                 hint="use the instruct model, or put a `chat_template.jinja` beside its config",
                 code=Exit.STAGE,
             )
-        return cls.parse(source, _special_tokens(folder, config))
+        return cls.parse(source, _special_tokens(folder, config), arguments)
 
 
 def render(
@@ -163,14 +167,17 @@ def _render(
 ) -> str:
     try:
         return template.compiled.render(
-            **template.special_tokens,
-            messages=template.shown(messages),
-            tools=json.loads(tools) if tools else None,
-            documents=None,
-            add_generation_prompt=prompt,
-            raise_exception=_raise,
-            strftime_now=datetime.fromisoformat(date).strftime,
-            **{_TRACKED: tracked},
+            {
+                **template.special_tokens,
+                **template.arguments,
+                "messages": template.shown(messages),
+                "tools": json.loads(tools) if tools else None,
+                "documents": None,
+                "add_generation_prompt": prompt,
+                "raise_exception": _raise,
+                "strftime_now": datetime.fromisoformat(date).strftime,
+                _TRACKED: tracked,
+            }
         )
     except jinja2.TemplateError as error:
         raise SpeccError(error.message or type(error).__name__, code=Exit.STAGE) from error

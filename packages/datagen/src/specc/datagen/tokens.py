@@ -74,7 +74,8 @@ class Encoder:
         tokenizer, config = load_tokenizer(folder), params["verifier"]["config"]
         ends = [tokenizer.id_to_token(token) for token in config["eos_token_ids"]]
         names = [*special_tokens(tokenizer).values(), *(name for name in ends if name)]
-        masker = Masker(ChatTemplate.load(folder), sorted(set(names)), params["date"])
+        template = ChatTemplate.load(folder, params["data"].get("responses", {}).get("template"))
+        masker = Masker(template, sorted(set(names)), params["date"])
         return cls(tokenizer, masker, params["data"]["sequence_length"], config["vocab_size"])
 
     def encode(self, rows: Sequence[Said]) -> list[Encoded | LeftOutError]:
@@ -141,6 +142,7 @@ def tokens(stage: Stage) -> None:
         "config": stage.params["verifier"]["config"],
         "date": stage.params["date"],
         "verifier": verifier.digest,
+        **stage.params["data"].get("responses", {}),
     }
     sources = read_shards(rows)
     shards, counts, refused = list[dict[str, Any]](), np.zeros(len(COUNTS), np.int64), list[str]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ def prompts_of(stage: Stage, verifier: Path) -> tuple[list[Prompt], list[list[in
         return stage.file(name) if name in files else stage.input("prompts") / name
 
     rows = read_prompts(params["evaluate"]["prompts"], locate, params["data"]["system_prompt"])
-    return rows, render(rows, verifier, params["date"])
+    return rows, render(rows, verifier, params["date"], params["data"].get("responses", {}).get("template"))
 
 
-def render(prompts: Iterable[Prompt], verifier: Path, date: str) -> list[list[int]]:
+def render(
+    prompts: Iterable[Prompt], verifier: Path, date: str, arguments: Mapping[str, Any] | None = None
+) -> list[list[int]]:
     """Return each prompt as token ids, the start of the assistant's turn at its end.
 
-    `date` (`2026-11-23`) is what the template prints for today. Raises `SpeccError` if there is no chat
-    template, or if it refuses a prompt.
+    `date` (`2026-11-23`) is what the template prints for today; `arguments` are those of the spec. Raises `SpeccError`
+    if there is no chat template, or if it refuses a prompt.
     """
     import jinja2
     from transformers import AutoTokenizer
@@ -45,8 +47,9 @@ def render(prompts: Iterable[Prompt], verifier: Path, date: str) -> list[list[in
         try:
             # A template variable hides the function of the same name that would read the clock.
             tokens = tokenizer.apply_chat_template(
-                list(prompt.messages), add_generation_prompt=True, return_dict=False, strftime_now=today.strftime
-            )
+                list(prompt.messages), add_generation_prompt=True, return_dict=False, strftime_now=today.strftime,
+                **(arguments or {}),
+            )  # fmt: skip
         except jinja2.TemplateError as error:
             raise SpeccError(f"the verifier's chat template refuses this prompt: {error}", where=prompt.where,
                              hint="change the row, or leave it out") from error  # fmt: skip

@@ -27,6 +27,7 @@ from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
 from specc.core.lock import Lock, Locks
 from specc.core.plan import ROWS, Decision, Estimate, read_json, total
+from specc.core.store.manifests import repeats
 
 _RUNTIMES: Final[Mapping[str, str]] = {"vllm": "vllm", "reference": "the reference decoder"}
 """What answered an evaluation's prompts, in words."""
@@ -259,11 +260,14 @@ def _compare(compiled: Compiled, lock: Lock, found: dict[str, str]) -> None:
     wrong = [name for name, digest in found.items() if known.get(name, digest) != digest]
     if wrong:
         first = wrong[0]
+        stage = next(stage for stage in plan.stages if stage.name == first)
         raise SpeccError(
             f"the stage `{first}` came out as sha256:{found[first][:12]}…, and the lock has sha256:{known[first][:12]}…"
             f" for the class `{plan.numerics}`",
             where=compiled.lock_path.name,
-            note="nothing that decides its bits has changed, so this is a difference to be explained",
+            note="nothing that decides its bits has changed, so this is a difference to be explained"
+            if repeats(first, stage.row.params)
+            else "answers of an endpoint do not repeat: those that the lock has are in the store of who built them",
             hint=f"`specc show {found[first][:12]}` shows the artifact; if the lock is wrong, `specc lock --upgrade"
             f" {compiled.path}` drops its results",
             code=Exit.DIFFERENCE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -138,6 +138,25 @@ def class_of_profile(compiled: Compiled) -> str | None:
         f"the profile {compiled.profile.document.name} builds in the numerics class `{compiled.plan.numerics}`, and the"
         f" spec alone in `{own}`: digests may differ"
     )
+
+
+def warnings(builds: Sequence[Compiled]) -> list[str]:
+    """Return what a user should think of before building, each once."""
+    every = (compiled.values["data"]["responses"] for compiled in builds)
+    return list(dict.fromkeys(text for responses in every for text in _warned(responses)))
+
+
+def _warned(responses: Mapping[str, Any]) -> Iterator[str]:
+    if responses["from"] == "data":
+        yield (
+            "the answers are the data's own and not the verifier's (`data.responses.from: data`): a draft that learns"
+            " another's words is accepted less often"
+        )
+    elif responses.get("endpoint", {}).get("protocol") == "chat":
+        yield (
+            "the server's own chat template writes the prompts (`protocol: chat`), and nothing here holds it to the"
+            " verifier's: `protocol: completions` sends token ids"
+        )
 
 
 def estimate_data(whole: Estimate) -> dict[str, Any]:

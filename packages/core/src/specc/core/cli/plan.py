@@ -17,6 +17,7 @@ from specc.core.cli.decisions import (
     steps,
     summary,
     table,
+    warnings,
     work,
 )
 from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, print_json, words
@@ -59,6 +60,8 @@ def command(  # noqa: PLR0917 - click passes by name
     if not json:
         click.echo(table(found) if len(chosen) == 1 else grouped(found))
         click.echo(summary(found, len(chosen)))
+        for warning in warnings(chosen):
+            words(f"warning: {warning}")
         if changed := class_of_profile(chosen[0]):
             words(changed)
         if builds.before is None:
@@ -76,6 +79,7 @@ def _data(chosen: Sequence[Compiled], found: list[Step]) -> dict[str, Any]:
         "class": plan.numerics,
         "stages": as_data(found),
         "estimate": estimate_data(total(work(found))),
+        "warnings": warnings(chosen),
     }
     if chosen[0].build:
         data["builds"] = {one.build: [stage.recipe for stage in one.plan.stages] for one in chosen}

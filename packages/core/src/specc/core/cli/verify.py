@@ -19,7 +19,8 @@ from specc.core.store import Store
 from specc.core.verify import Finding, rebuild, rebuild_one, rehash
 
 FILE = click.Path(path_type=Path, dir_okay=False)
-_COLOURS = {"same": "green", "different": "red", "skipped": "yellow"}
+_COLOURS = {"same": "green", "different": "red", "skipped": "yellow", "taken": "yellow"}
+_WORDS = {"same": "the same", "taken": "not repeatable: answers of an endpoint, taken as they are"}
 
 
 @click.command("verify", short_help="hash artifacts again, or build them again and compare")
@@ -153,7 +154,7 @@ def _report(found: Iterable[Finding], *, verb: str, json: bool, kept: Path | Non
         rows.append(finding)
         if json:
             continue
-        state = "the same" if finding.state == "same" else finding.state
+        state = _WORDS.get(finding.state, finding.state)
         click.echo(f"{finding.stage:<14} sha256:{finding.digest[:12]}…  {paint(state, _COLOURS[finding.state])}")
         if finding.rebuilt and finding.rebuilt != finding.digest:
             click.echo(f"  built again it is sha256:{finding.rebuilt[:12]}…")
@@ -171,5 +172,6 @@ def _report(found: Iterable[Finding], *, verb: str, json: bool, kept: Path | Non
         elif verb == "hashed":
             words(f"\nhint: `specc build --force --stage {wrong[0].stage} SPEC` builds it again in its place")
     else:
-        words(f"{len(rows)} artifact{'s' * (len(rows) != 1)} {verb} again: every bit is the same")
+        count = sum(finding.state == "same" for finding in rows)
+        words(f"{count} artifact{'s' * (count != 1)} {verb} again: every bit is the same")
     return Exit.DIFFERENCE if wrong else Exit.OK

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,8 @@ from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, 
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
 
+ADDRESS: Final = re.compile(r"https?://[^\s/@?#]+(/[^\s?#@]*)?")
+"""What `SPECC_ENDPOINT` may be, as `runtime.datagen.endpoint` may."""
 FETCHED: Final = {
     "verifier": "the verifier",
     "conversations": "the data set",
@@ -135,6 +139,8 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
             " `HF_HUB_OFFLINE`) forbids to fetch it",
             hint=f"build its stage once where there is a network: `specc build --stage {stage.name}`",
         )
+    if "endpoint" in stage.row.context:
+        _address(stage)
     device = stage.facets.get("device", "cpu")
     if stage.row.devices is not None and device not in stage.row.devices:
         where = f", and does on `{stage.row.devices[0]}`" if stage.row.devices else ""
@@ -158,6 +164,24 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
     )
 
 
+def _address(stage: PlannedStage) -> str:
+    """Return where the endpoint of a stage is; raises `SpeccError` if nobody says."""
+    endpoint: Mapping[str, Any] = stage.row.context["endpoint"]
+    found = endpoint["address"] or os.environ.get("SPECC_ENDPOINT")
+    if not found:
+        raise SpeccError(
+            f"nothing says where the endpoint is that serves `{endpoint['model']}`",
+            hint="`runtime: {datagen: {endpoint: 'http://127.0.0.1:8000/v1'}}` in a profile says it, or the environment"
+            " variable `SPECC_ENDPOINT`",
+        )
+    if not ADDRESS.fullmatch(found):
+        raise SpeccError(
+            "`SPECC_ENDPOINT` is no address of a server",
+            hint="it is such as `http://127.0.0.1:8000/v1`; a key stands in `OPENAI_API_KEY` alone",
+        )
+    return found
+
+
 def _run(
     plan: Plan,
     decision: Decision,
@@ -174,6 +198,8 @@ def _run(
     if key is None:  # every input was built or found before its user's turn came
         raise AssertionError(stage.name)
     row, context = stage.row, dict(stage.row.context)
+    if "endpoint" in context:
+        context["endpoint"] = {**context["endpoint"], "address": _address(stage)}
     ancestry = lineage(stage, done) if row.lineage else {}
     inputs = dict[str, Input]()
     for slot, source in row.inputs.items():

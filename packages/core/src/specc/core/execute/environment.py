@@ -50,14 +50,23 @@ TO_REACH_A_HUB: Final = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
 )  # fmt: skip
 
+TO_REACH_AN_ENDPOINT: Final = ("OPENAI_API_KEY", *(name for name in TO_REACH_A_HUB if not name.startswith("HF_")))
+
 
 def environment(
-    facets: Mapping[str, Any], work: Path, port: int, *, hub: bool = False, loggers: Iterable[str] = ()
+    facets: Mapping[str, Any],
+    work: Path,
+    port: int,
+    *,
+    hub: bool = False,
+    endpoint: bool = False,
+    loggers: Iterable[str] = (),
 ) -> dict[str, str]:
     """Return a stage's whole environment.
 
     `facets` are the parts of the numerics class that its key names; a stage that names no threads gets one. `work`
-    holds its home and its temporary files. `port` is free on 127.0.0.1. `hub` lets it reach a model hub.
+    holds its home and its temporary files. `port` is free on 127.0.0.1. `hub` lets it reach a model hub, `endpoint` a
+    server that gives answers.
     `loggers` are those that it tells of its training, which take where to from the caller's own variables.
     """
     caller = os.environ
@@ -75,8 +84,9 @@ def environment(
     if facets.get("device") == "cuda":
         found["DS_ACCELERATOR"] = "cuda"
         found |= {name: caller[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in caller}
-    if hub:
-        found |= {name: caller[name] for name in TO_REACH_A_HUB if name in caller}
+    for reaches, names in ((hub, TO_REACH_A_HUB), (endpoint, TO_REACH_AN_ENDPOINT)):
+        if reaches:
+            found |= {name: caller[name] for name in names if name in caller}
     found |= {name: caller[name] for name in variables(loggers) if name in caller}
     return found
 

@@ -105,6 +105,7 @@ def _run(job: StageJob, command: list[str], lock: int, store: Store, reporter: R
                     work,
                     free_port(),
                     hub=bool(job.context.get("hub")),
+                    endpoint="endpoint" in job.context,
                     loggers=job.context.get("loggers", ()),
                 ),
                 stdin=subprocess.DEVNULL,

@@ -409,6 +409,18 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Swap the two.",
         "filters-that-keep-nothing",
     ),
+    "E0250": Explanation(
+        "Several samples of an answer need a temperature above 0.",
+        "At temperature 0 the most probable token is taken, and all samples would be the same conversation.",
+        "Give a `temperature`, or remove `samples`.",
+        "samples-when-greedy",
+    ),
+    "E0251": Explanation(
+        "`data.responses.template` has no arguments that specc itself gives the chat template.",
+        "Messages and tools are each row's own, and a date is a value of the lock.",
+        "Remove them.",
+        "template-that-takes-messages",
+    ),
     # E03: rules that need facts about the verifier
     "E0301": Explanation(
         "A layer id is at most the verifier's number of layers, which stands for the last layer's output.",

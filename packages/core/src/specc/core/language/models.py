@@ -120,6 +120,30 @@ class Verifier(Section):
     """Whether code from the model's repository may run."""
 
 
+class Endpoint(Section):
+    """A server of OpenAI's protocol that serves the verifier; `runtime.datagen.endpoint` says where it is."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Name under which the server serves the verifier."""
+    protocol: Literal["completions", "chat"] = "completions"
+    """`completions` sends prompts as token ids, written by the verifier's template here; `chat` sends messages, which
+    the server's own template writes."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Number of requests that are open at a time; in no key, like the three below."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 6
+    """Number of times that a request which failed is sent again, after 0.5 s, 1 s, 2 s and so on up to 60 s."""
+    timeout: Annotated[int, Field(ge=1, le=86400)] = 120
+    """Seconds that an answer may take."""
+    refused: Annotated[float, Field(ge=0)] = 0.01
+    """Share of the rows (below 1), or number of them, that the server may refuse; each is left out."""
+
+
+TemplateArguments = Annotated[
+    dict[str, bool | Annotated[int, Field(ge=-MAX_SEED, le=MAX_SEED)] | str],
+    Field(json_schema_extra={"propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"}}),
+]
+
+
 class Responses(Section):
     """Where the assistant's answers come from."""
 
@@ -133,6 +157,13 @@ class Responses(Section):
     """Number of tokens after which an answer is cut."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     """Seed of sampling; without effect at temperature 0."""
+    samples: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Number of answers to each prompt, each a conversation of its own."""
+    template: TemplateArguments | None = None
+    """Arguments of the verifier's chat template, such as `enable_thinking: false`; also where its answers are trained
+    and evaluated. Default: none."""
+    endpoint: Endpoint | None = None
+    """Server that gives the answers, whose address is `runtime.datagen.endpoint`. Default: vLLM inside the build."""
 
 
 class Validation(Section):
@@ -426,6 +457,18 @@ class DatagenRuntime(Section):
 
     workers: Annotated[int, Field(ge=1, le=1)] = 1
     """Number of processes; this release has one."""
+    endpoint: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^https?://[^\s/@?#]+(/[^\s?#@]*)?$",
+                json_schema_extra=described("an address without a key in it, such as `http://127.0.0.1:8000/v1`,"),
+            ),
+        ]
+        | None
+    ) = None
+    """Address of the server that `data.responses.endpoint` describes; in no key, lock or artifact. Default: the
+    environment variable `SPECC_ENDPOINT`. The server's key is taken from `OPENAI_API_KEY` alone."""
 
 
 Ranks = Annotated[int, Field(ge=1, le=1024)]
@@ -507,8 +550,9 @@ class Spec(Section):
     def values(self) -> dict[str, Any]:
         """Return the tree of values in plain JSON types; None stands for what is derived later.
 
-        Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, of a source, of a file of prompts and of
-        what is done with rows only what the spec gives is in it; the `rows` of a source are always.
+        Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, of a source, of a file of prompts, of samples,
+        template and endpoint, and of what is done with rows only what the spec gives is in it; the `rows` of a source
+        are always.
         """
         tree = self.model_dump(by_alias=True)
         data = tree["data"]
@@ -520,6 +564,12 @@ class Spec(Section):
         for name in ("filters", "bad_rows"):
             if (value := data.pop(name)) not in (None, 0):
                 data[name] = _given(value) if isinstance(value, dict) else value
+        responses, datagen = tree["data"]["responses"], tree["runtime"]["datagen"]
+        for section, name in ((responses, "template"), (responses, "endpoint"), (datagen, "endpoint")):
+            if not section[name]:
+                del section[name]
+        if responses["samples"] == 1:
+            del responses["samples"]
         train = tree["train"]
         train["loss"] = train["loss"] and _given(train["loss"])
         if init := tree["draft"].get("init"):

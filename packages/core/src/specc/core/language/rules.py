@@ -42,6 +42,10 @@ LOOKS: Final[Mapping[str, Callable[[Document, KeyPath, Path], SpeccError | None]
 """What looks into a file or a folder that a document names, by the kind of the place."""
 
 
+TAKEN: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
+"""Arguments of a chat template that are not a spec's to give."""
+
+
 class Rules:
     """The rules over one valid spec: `values` is the tree of `Spec.values()`."""
 
@@ -185,8 +189,11 @@ class Rules:
 
     def _responses(self) -> Iterator[SpeccError]:
         responses, length = self.data["responses"], self.data["sequence_length"]
+        for name in sorted(TAKEN.intersection(responses.get("template", {}))):
+            yield self._error("E0251", f"`{name}` is what specc itself gives the chat template",
+                              f"data.responses.template.{name}", hint="remove it")  # fmt: skip
         if responses["from"] == "data":
-            for name in ("temperature", "top_p", "max_tokens", "seed"):
+            for name in ("temperature", "top_p", "max_tokens", "seed", "samples", "endpoint"):
                 if self._wrote(path := f"data.responses.{name}"):
                     yield self._error("E0208", f"`{path}` has no effect: the answers are the data's own", path,
                                       hint="remove it, or use `from: verifier`")  # fmt: skip
@@ -200,6 +207,10 @@ class Rules:
                 hint="leave room for the question: half of `data.sequence_length`, say")  # fmt: skip
         if responses["temperature"] == 0 and responses["top_p"] != 1:
             yield self._error("E0209", "`data.responses.top_p` has no effect at temperature 0", "data.responses.top_p",
+                              hint="remove it, or give a `temperature`")  # fmt: skip
+        if responses["temperature"] == 0 and "samples" in responses:
+            yield self._error("E0250", f"`data.responses.samples` is {responses['samples']}, and at temperature 0 all"
+                              " of them are the same", "data.responses.samples",
                               hint="remove it, or give a `temperature`")  # fmt: skip
 
     def _files(self) -> Iterator[SpeccError]:

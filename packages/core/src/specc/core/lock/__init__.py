@@ -1,7 +1,21 @@
 """The lock: what a rebuild takes from outside or from defaults, and what builds found."""
 
 from specc.core.lock.engines import CLASSES, MachineClass, machine_class
-from specc.core.lock.lock import Lock, Locked, Locks, Moved, compare, dump, engines, flat, lock_path, read, write
+from specc.core.lock.lock import (
+    Lock,
+    Locked,
+    Locks,
+    Moved,
+    compare,
+    dump,
+    engines,
+    flat,
+    lock_path,
+    placeless,
+    placeless_values,
+    read,
+    write,
+)
 
 __all__ = [
     "CLASSES",
@@ -16,6 +30,8 @@ __all__ = [
     "flat",
     "lock_path",
     "machine_class",
+    "placeless",
+    "placeless_values",
     "read",
     "write",
 ]

@@ -21,6 +21,8 @@ from specc.core.files import flatten, merged, pretty, write_atomic
 from specc.core.lock.engines import CLASSES
 
 VERSION: Final = 1
+PLACE: Final = "runtime.datagen.endpoint"
+"""The one value that no lock has: the address of a server, which is another one tomorrow."""
 _MARKERS: Final = ("<<<<<<< ", ">>>>>>> ", "=======\n")
 
 
@@ -33,6 +35,17 @@ class Locked:
     values: Mapping[str, Any]
     stages: Mapping[str, int]
     engines: Mapping[str, Mapping[str, str]]
+
+
+def placeless(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a spec writes, by dotted paths, as a lock has it."""
+    return {path: value for path, value in written.items() if path != PLACE}
+
+
+def placeless_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree of resolved values as a lock has it."""
+    datagen = {name: value for name, value in values["runtime"]["datagen"].items() if name != "endpoint"}
+    return {**values, "runtime": {**values["runtime"], "datagen": datagen}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

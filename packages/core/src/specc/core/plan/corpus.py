@@ -95,13 +95,15 @@ def count(
     conversations, responses, tokens = (indexes.get(name, {}) for name in INDEXED)
     sources, apart = _mixed(data["sources"], texts_of(data["sources"])), texts_of(data["validation"]["sources"])
     prompts, texts = texts_of(evaluate["prompts"] if evaluate else ()), [*sources, *apart]
-    counted = next(filter(None, (number(index.get("rows")) for index in (tokens, responses, conversations))), None)
+    generated, samples = data["responses"]["from"] == "verifier", data["responses"].get("samples", 1)
+    read = samples * (number(conversations.get("rows")) or 0.0)
+    counted = number(tokens.get("rows")) or number(responses.get("rows")) or read or None
     if counted and not sum(text.rows for text in texts):
         texts = [Text(rows=counted)]
     rows = sum(text.rows for text in texts)
-    scale = (counted or rows) / rows if rows else 0.0
+    scale = (counted or samples * rows) / rows if rows else 0.0
 
-    generated, length = data["responses"]["from"] == "verifier", data["sequence_length"]
+    length = data["sequence_length"]
     mean = mean_answer(data["responses"]["max_tokens"])
     asked = [min(length, text.prompt) for text in texts]
     wanted = [text.turns * mean if generated else text.answered / LETTERS for text in texts]

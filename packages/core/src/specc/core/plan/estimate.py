@@ -41,7 +41,7 @@ class Estimate:
     measured: bool
     """Whether the rate was measured on this machine (earlier run records of the store), else it is declared."""
     complete: bool = True
-    """False where a data file's rows could not be counted, so that all numbers are too low."""
+    """False where a data file's rows could not be counted, or an endpoint was never asked: numbers are too low."""
 
 
 class Estimator:
@@ -80,21 +80,31 @@ class Estimator:
             if stage.recipe in self._known:
                 continue
             name = stage.name
-            cost = COSTS.get(name)
+            remote = "endpoint" in stage.row.context  # another machine computes, and nobody knows how fast
+            cost = None if remote else COSTS.get(name)
             flops = cost(values, corpus) if cost else None
             tokens = TOKENS[name](values, corpus) if name in TOKENS else None
-            amount = tokens if cost and tokens is not None else disks["tokens" if name == "vocabulary" else name]
-            run = most_similar(stage, self._runs.get(name, []))
+            amount = (
+                tokens if (cost or remote) and tokens is not None else disks["tokens" if name == "vocabulary" else name]
+            )
+            run = most_similar(stage, [run for run in self._runs.get(name, []) if run.remote == remote])
             seconds = run and scaled(run, stage, corpus, amount, flops)
-            own = (run and run.memory(stage)) or round(resident(name, values, self.machine, disks))
+            own = (run and run.memory(stage)) or round(
+                resident("conversations" if remote else name, values, self.machine, disks)
+            )
             found[stage.recipe] = Estimate(
-                seconds=declared(name, values, self.machine, amount, flops) if seconds is None else seconds,
+                seconds=seconds
+                if seconds is not None
+                else 0.0
+                if remote
+                else declared(name, values, self.machine, amount, flops),
                 disk=round(disks[name]),
                 memory=ranks(values, name) * own,
                 tokens=None if tokens is None else round(tokens),
                 flops=flops,
                 measured=seconds is not None,
-                complete=corpus.complete or name in ("verifier", "converted", "checkpoint", "stitched"),
+                complete=(corpus.complete or name in ("verifier", "converted", "checkpoint", "stitched"))
+                and not (remote and seconds is None),
             )
         return found
 

@@ -17,6 +17,7 @@ from specc.core.plan.costs import COSTS, WIDTH, head_size, learnt_shapes, rows_s
 from specc.core.plan.plan import PlannedStage
 from specc.core.plan.stages import Values
 from specc.core.store import Store
+from specc.core.store.manifests import repeats
 
 MEASURES: Final = {"evaluation": "evaluation.json", "benchmark": "benchmark.json"}
 """Stages whose work is prompts, and the file that says how many they were."""
@@ -139,6 +140,11 @@ class Run:
     start: float
     busy: float
     amount: float
+
+    @property
+    def remote(self) -> bool:
+        """Whether an endpoint computed."""
+        return not repeats(self.manifest.stage, self.manifest.params)
 
     def likeness(self, stage: PlannedStage) -> tuple[bool, bool, bool, int]:
         """Return what the most similar run has the most of: the code's version, the verifier, all values, newness."""

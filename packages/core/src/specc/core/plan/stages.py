@@ -150,17 +150,30 @@ def _read(item: Values) -> dict[str, Any]:
     return {key: value for key, value in item.items() if key not in found}
 
 
+PACE: Final = tuple(f"data.responses.endpoint.{name}" for name in ("concurrency", "retries", "timeout", "refused"))
+"""How an endpoint is asked: in no key, for no answer depends on it."""
+
+
 def _responses(values: Values) -> StageRow | None:
-    if values["data"]["responses"]["from"] != "verifier":
+    responses = values["data"]["responses"]
+    if responses["from"] != "verifier":
         return None
+    endpoint = responses.get("endpoint")
     return StageRow(
         name="responses",
         version=1,
         params=pick(values, "data.responses", "data.sequence_length", "data.shard_rows", "data.system_prompt",
-                    "verifier.dtype", "verifier.config", "verifier.chat_template_sha256", "date"),
+                    "verifier.dtype", "verifier.config", "verifier.chat_template_sha256", "date", without=PACE),
         inputs={"conversations": "conversations", "verifier": "verifier"},
-        facets=_VLLM,
+        facets=("tokenizers", "jinja2") if endpoint else _VLLM,
+        context={"endpoint": {**endpoint, "address": values["runtime"].get("datagen", {}).get("endpoint")}}
+        if endpoint else {},
     )  # fmt: skip
+
+
+def _template(values: Values) -> tuple[str, ...]:
+    """Return the path of the chat template's arguments if there are any."""
+    return ("data.responses.template",) if "template" in values["data"]["responses"] else ()
 
 
 def _tokens(values: Values) -> StageRow:
@@ -169,7 +182,7 @@ def _tokens(values: Values) -> StageRow:
         name="tokens",
         version=1,
         params=pick(values, "data.sequence_length", "data.shard_rows", "verifier.config", "verifier.tokenizer_sha256",
-                    "verifier.chat_template_sha256", "date"),
+                    "verifier.chat_template_sha256", "date", *_template(values)),
         inputs={"rows": "responses" if generated else "conversations", "verifier": "verifier"},
         facets=("tokenizers", "jinja2"),
     )  # fmt: skip
@@ -262,7 +275,7 @@ def _checkpoint(values: Values) -> StageRow:
         name="checkpoint",
         version=1,
         params=pick(values, "version", "name", "verifier", "draft", "data", "train", "export", "date",
-                    without=(*_NOT_TRAINED, "verifier.model", "verifier.asked_revision")),
+                    without=(*_NOT_TRAINED, *PACE, "verifier.model", "verifier.asked_revision")),
         inputs={"draft": "draft", "verifier": "verifier", **_vocabulary_input(values)},
         lineage=True,
     )  # fmt: skip
@@ -295,7 +308,7 @@ def _prompts(values: Values) -> StageRow | None:
 def _asked(values: Values, *paths: str, without: tuple[str, ...]) -> dict[str, Any]:
     """Return what decides prompts and their tokens, and the values at `paths`; a commit is where bytes were found."""
     found = pick(values, "evaluate", "draft", "verifier.dtype", "verifier.config", "verifier.chat_template_sha256",
-                 "data.system_prompt", "date", *paths, without=without)  # fmt: skip
+                 "data.system_prompt", "date", *_template(values), *paths, without=without)  # fmt: skip
     names = ("commit", "revision", *(("subset",) if "evaluate.grid" in without else ()))
     prompts = [{key: value for key, value in item.items() if key not in names} for item in found["evaluate"]["prompts"]]
     return {**found, "evaluate": {**found["evaluate"], "prompts": prompts}}

@@ -18,7 +18,7 @@ from specc.core.language import Checked, Spec, rules_with_facts
 from specc.core.language.models import LONGEST_SEQUENCE
 from specc.core.layouts import section
 from specc.core.layouts.base import HEADS, say
-from specc.core.lock import Locked
+from specc.core.lock import Locked, placeless
 from specc.core.references import placed
 from specc.core.resolve import source
 from specc.core.resolve.data import pin_data, places_of
@@ -86,7 +86,7 @@ class Resolver:
         files |= {f"verifier/{name}": path for name, path in verifier.files.items()}
         files |= {f"source/{name}": path for name, path in converted.files.items()} if converted else {}
         # The release that locked these very words has checked them, with the defaults of its time.
-        locked_so = defaults is not None and defaults.written == written and defaults.same_verifier(tree)
+        locked_so = defaults is not None and defaults.written == placeless(written) and defaults.same_verifier(tree)
         if not locked_so and (errors := rules_with_facts(checked, verifier.facts["config"])):
             raise SpeccErrors(errors)
         origins = _fill(tree, written, defaults)

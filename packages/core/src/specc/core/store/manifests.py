@@ -6,7 +6,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -117,3 +117,8 @@ def _difference(path: Path, sealed: FileEntry, hash_file: Callable[[Path], str])
 
 def _sizes(name: str, now: int, then: int) -> str:
     return f"{name}: {now} bytes, {then} when it was sealed"
+
+
+def repeats(stage: str, params: Mapping[str, Any]) -> bool:
+    """Tell whether a stage's key decides its bits: what an endpoint answers is another machine's, and need not."""
+    return stage != "responses" or "endpoint" not in params.get("data", {}).get("responses", {})

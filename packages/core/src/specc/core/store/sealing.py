@@ -18,7 +18,7 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.files import FileEntry, digest_of, directory_digest, pretty, remove_tree, sync, walk, write_atomic
 from specc.core.store.digests import DigestCache
 from specc.core.store.layout import Layout, files_in
-from specc.core.store.manifests import SHORT, differences, dump_manifest, file_name, read_manifest, read_record
+from specc.core.store.manifests import SHORT, differences, dump_manifest, file_name, read_manifest, read_record, repeats
 
 
 def seal(
@@ -120,11 +120,15 @@ def _conflict(at: Layout, before: Manifest, after: Manifest) -> SpeccError:
     write_atomic(path, pretty(sorted(known | {before.digest, after.digest})))
     places = [str(at.folder(item.digest) or "no longer in the store") for item in (before, after)]
     alike = "\n  the tensors are the same, bit by bit" if before.tensors == after.tensors is not None else ""
+    hint = (
+        "nothing that should decide its bits differs: compare the two"
+        if repeats(after.stage, after.params)
+        else "answers of an endpoint do not repeat"
+    )
     return SpeccError(
         f"the stage `{after.stage}` gave sha256:{after.digest[:SHORT]}…, and sha256:{before.digest[:SHORT]}…"
         " before from the same key",
         note=f"before: {places[0]}\n  now:    {places[1]}{alike}",
-        hint="nothing that should decide its bits differs: compare the two; to go on with the new one, remove"
-        f" {at.index(after.stage, after.key)}",
+        hint=f"{hint}; to go on with the new one, remove {at.index(after.stage, after.key)}",
         code=Exit.DIFFERENCE,
     )
