@@ -550,9 +550,9 @@ class Spec(Section):
     def values(self) -> dict[str, Any]:
         """Return the tree of values in plain JSON types; None stands for what is derived later.
 
-        Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, of a source, of a file of prompts, of samples,
-        template and endpoint, and of what is done with rows only what the spec gives is in it; the `rows` of a source
-        are always.
+        Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, of a source, of a file of prompts, of
+        samples, template and endpoint, and of what is done with rows only what the spec gives is in it; the `rows` of a
+        source are always.
         """
         tree = self.model_dump(by_alias=True)
         data = tree["data"]
