@@ -246,14 +246,17 @@ def remove_tree(path: Path) -> None:
 def new_folder(to: Path) -> Generator[Path]:
     """Yield an empty folder of the name of `to`, which takes its place when the block ends well.
 
-    Raises `SpeccError` if something is there.
+    Raises `SpeccError` if something is there, or if nothing can be written there.
     """
     to = to.absolute()
     if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
         raise SpeccError("there is something already, and nothing is written over", where=str(to),
                          hint="name a new directory or an empty one", code=Exit.USAGE)  # fmt: skip
-    to.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".tmp", dir=to.parent))
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".tmp", dir=to.parent))
+    except OSError as error:
+        raise storage_error(error, to.parent, "name another folder") from error
     folder = beside / to.name
     try:
         folder.mkdir()
@@ -264,8 +267,18 @@ def new_folder(to: Path) -> Generator[Path]:
             sync(Path(parent))
         folder.rename(to)
         sync(to.parent)
+    except OSError as error:
+        raise storage_error(error, to.parent, "name another folder") from error
     finally:
         remove_tree(beside)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy a folder's files into another one, as files that their owner may change."""
+    for path in walk(source):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
 
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from specc.core.cli.options import as_json, print_json, words
 from specc.core.conversion import Conversion, compile_conversion
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute import Reporter, build, terminable
-from specc.core.files import directory_digest, entries, remove_tree, storage_error, sync
+from specc.core.files import copy_files, directory_digest, entries, new_folder, storage_error
 from specc.core.layouts import LAYOUTS
 from specc.core.plan import Decision
 from specc.core.store.manifests import SHORT
@@ -107,26 +105,8 @@ def _copy(artifact: Path, out: Path) -> bool:
     """Copy an artifact to a folder, whole or not at all; return whether it was not there yet."""
     if out.is_dir() and any(out.iterdir()):
         return False
-    place = absolute(out)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
-    except OSError as error:
-        raise storage_error(error, place.parent, "name another folder") from error
-    try:
-        new = temporary / "new"
-        shutil.copytree(artifact, new, copy_function=shutil.copyfile)
-        for path in (new, *new.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-            sync(path)
-        if out.is_dir():
-            out.rmdir()
-        new.rename(place)
-        sync(place.parent)
-    except OSError as error:
-        raise storage_error(error, place.parent, "name another folder") from error
-    finally:
-        remove_tree(temporary)
+    with new_folder(out) as folder:
+        copy_files(artifact, folder)
     return True
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
-from specc.core.files import new_folder, pretty, sha256_file, walk
+from specc.core.files import copy_files, new_folder, pretty, sha256_file
 from specc.core.serving.served import is_stitched, stitched_of, values_of
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
@@ -57,11 +57,11 @@ def export(
         if evaluation:
             card = _with(card, evaluation_words(_read(store, evaluation), evaluation.digest))
         if inside:
-            _copy(store.path(inside.digest), folder)
+            copy_files(store.path(inside.digest), folder)
             shutil.copyfile(source / "specc.json", folder / "specc.json")
             (folder / INSIDE).write_text(card, "utf-8")
         else:
-            _copy(source, folder)
+            copy_files(source, folder)
             (folder / "README.md").write_text(card, "utf-8")
             if verifier:
                 _name_verifier(folder / "config.json", verifier)
@@ -108,14 +108,6 @@ def evaluation_words(found: Mapping[str, Any], digest: str) -> str:
         for dtype, lossless in found.get("lossless", {}).items()
     ]
     return "\n".join(lines) + "\n"
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy an artifact's files, as files that their owner may change."""
-    for path in walk(source):
-        place = target / path.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
 
 
 def _with(card: str, section: str) -> str:
