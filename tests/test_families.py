@@ -61,8 +61,7 @@ def artifact(folder: Path, stage: str) -> Path:
 @pytest.mark.parametrize(
     ("family", "epochs"),
     [
-        ("gemma2", 8),
-        *(pytest.param(name, 8, marks=FULL) for name in ("cohere2", "gemma3_text", "mixtral")),
+        *(pytest.param(name, 8, marks=FULL) for name in ("gemma2", "cohere2", "gemma3_text", "mixtral")),
         *(pytest.param(name, 32, marks=FULL) for name in ("granite", "qwen2_moe")),  # which are harder to learn
     ],
 )

@@ -137,6 +137,7 @@ def test_greedy_output_is_that_of_the_verifier_alone(report: dict[str, Any]) -> 
         assert cell["lossless"] == expected
 
 
+@pytest.mark.full
 def test_an_engine_for_larger_batches_gives_the_bits_of_one_for_smaller(bench: Bench, report: dict[str, Any]) -> None:
     code, events = bench.measure("one", {**GRID, "temperatures": [0.3], "speculative_tokens": [3], "batch_sizes": [2]})
     assert code == 0, events[-1]

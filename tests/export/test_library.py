@@ -29,7 +29,7 @@ from specc.evaluate.replay import load_draft  # noqa: E402
 from specc.export.config import SPECULATORS_VERSION  # noqa: E402
 from specc.train.models.base import Reading  # noqa: E402
 
-pytestmark = [pytest.mark.install, pytest.mark.engine]
+pytestmark = [pytest.mark.install, pytest.mark.engine, pytest.mark.full]
 
 STEPS = 4
 EAGLE3: dict[str, Any] = {**drafts.EAGLE3, "hidden_state_layers": [2, 4, 5]}

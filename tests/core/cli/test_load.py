@@ -37,6 +37,7 @@ def test_a_verifier_without_a_chat_template_goes_on_with_texts(tmp_path: Path) -
 
 
 @pytest.mark.engine
+@pytest.mark.full
 def test_a_load_reports_both_sides_and_leaves_no_process(small_served: Served, tmp_path: Path) -> None:
     pytest.importorskip("guidellm")
     prompts = write_prompts(tmp_path / "prompts.jsonl", 12)
