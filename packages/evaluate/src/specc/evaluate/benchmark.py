@@ -62,7 +62,6 @@ def closed_loop(
 
     Raises `SpeccError` if what vLLM counts for the requests is not what it counts in all.
     """
-    import torch
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -70,7 +69,6 @@ def closed_loop(
     answers: dict[int, tuple[int, ...]] = {}
     drafted: dict[int, Drafted] = {}
     waiting, active = iter(enumerate(prompts)), 0
-    torch.manual_seed(0)  # a draft's own tokens are sampled from the global stream, whatever the requests' seeds are
     started = monotonic()
     while len(answers) < len(prompts):
         while active < batch and (item := next(waiting, None)) is not None:
@@ -136,6 +134,8 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure every cell, write the report and record the speeds."""
+        if self.temperatures[-1]:
+            self.stage.note("counts at a temperature above 0 are those of one draw, which another run need not repeat")
         cells: list[dict[str, Any]] = []
         speeds: list[dict[str, Any]] = []
         with self._engine(None) as plain:
@@ -203,8 +203,8 @@ class Benchmark:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Measure a cell: return its entry of the artifact, and of the record.
 
-        The run that counts is not timed: it is the first in these batches, and kernels are made on the way. Further
-        runs with a temperature may draw otherwise, for vLLM has streams of its own that go on; their order is fixed.
+        The run that counts is not timed: it is the first in these batches, and kernels are made on the way. Runs with
+        a temperature may draw otherwise each time, seeds of the requests notwithstanding; greedy ones must not.
         """
         name = f"temperature {temperature:g}, {tokens} speculative tokens, batches of {batch}"
 
