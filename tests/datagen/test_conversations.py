@@ -22,7 +22,7 @@ from specc.core.files import canonical, entries, sha256_file
 from specc.datagen.conversations import conversations, identified, is_validation
 from specc.datagen.formats import parse, read_lines
 from specc.datagen.rows import Row, canonical_text, read_rows, read_shards
-from specc.datagen.shapes import ShapeError, messages_of
+from specc.datagen.shapes import ShapeError, read_row
 from stages import make_job, run_here, run_process
 
 U, A, S = "user", "assistant", "system"
@@ -96,7 +96,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("row", "expected"), SHAPES)
 def test_shapes(row: object, expected: list[dict[str, str]]) -> None:
-    assert messages_of(row) == expected
+    assert read_row(row)["messages"] == expected
 
 
 REFUSED = [
@@ -133,7 +133,7 @@ REFUSED = [
 @pytest.mark.parametrize(("row", "message"), REFUSED)
 def test_refused_shapes(row: object, message: str) -> None:
     with pytest.raises(ShapeError) as raised:
-        messages_of(row)
+        read_row(row)
     assert str(raised.value) == message
 
 

@@ -108,7 +108,7 @@ def test_every_row_is_answered_once_and_in_its_place_whatever_fails(tmp_path: Pa
     assert good.most_open == 8
     fault = each_in_turn(3)
     with Flaky(verifier, fault) as bad:
-        found, events = ask(tmp_path / "bad", verifier, source, bad.url, how={"timeout": 1.5})
+        found, events = ask(tmp_path / "bad", verifier, source, bad.url, how={"timeout": 3.0})
     assert found == expected
     rows = read(tmp_path / "bad")
     assert [row["row"] for row in rows] == list(range(40))
@@ -117,7 +117,7 @@ def test_every_row_is_answered_once_and_in_its_place_whatever_fails(tmp_path: Pa
     # Of each fault some, and of each question no answer more than was wanted: one, after three failures.
     assert {fault(asked, n) for asked in bad.asked for n in range(3)} == set(FAULTS)
     assert len(bad.served) == 40 + 2 * 8 + 1  # turns, and the first question
-    assert set(bad.served.values()) <= {1, 2}  # an answer that a loaded machine gives too late is asked for again
+    assert set(bad.served.values()) == {1}
     assert any(isinstance(event, Progress) and event.text.endswith("tokens/s") for event in events)
     assert not any(isinstance(event, Note) for event in events)
 

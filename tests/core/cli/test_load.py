@@ -8,12 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from projects import make_project
 from small import write_prompts
-from specc.core.cli.load import table
+from specc.core.cli.load import _of_spec, table
 from specc.core.errors import SpeccError
 from specc.core.execute.guard import descendants
-from specc.core.measure.load import drive, talks, texts
+from specc.core.measure.load import MAX_TOKENS, drive, talks, texts
 from specc.core.serving.served import Served
 
 
@@ -28,6 +30,14 @@ def test_prompts_are_the_first_turns_of_users(tmp_path: Path) -> None:
     with pytest.raises(SpeccError) as caught:
         texts(path)
     assert str(caught.value.where).endswith("prompts.jsonl:2:1")
+
+
+def test_a_spec_without_an_evaluation_brings_no_prompts(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    path = project.folder / "tiny.yaml"
+    spec = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({name: value for name, value in spec.items() if name not in ("evaluate", "checks")}))
+    assert _of_spec(path, ()) == ((), MAX_TOKENS)
 
 
 def test_a_verifier_without_a_chat_template_goes_on_with_texts(tmp_path: Path) -> None:

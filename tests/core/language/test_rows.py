@@ -85,8 +85,8 @@ def test_the_shapes_are_those_that_the_stage_reads() -> None:
     shapes = pytest.importorskip("specc.datagen.shapes")
     for name in set(SHAPES) - {"input_ids"}:
         row = {name: [{"role": "user", "content": "Why?"}] if name in ("messages", "conversations") else "Why?"}
-        assert shapes.messages_of(row) == [{"role": "user", "content": "Why?"}]
+        assert shapes.read_row(row)["messages"] == [{"role": "user", "content": "Why?"}]
     with pytest.raises(shapes.ShapeError, match="unknown shape"):
-        shapes.messages_of({"body": "Why?"})
+        shapes.read_row({"body": "Why?"})
     assert shapes.read_row({"input_ids": [1, 2], "labels": [-100, 2]})["loss_mask"] == [0, 1]
     assert set(shapes._SHAPES) == set(SHAPES)

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
 from pathlib import Path
+from typing import Final, Literal
 
 from specc.core.errors import Exit, SpeccError
-from specc.core.stage import Stage
+
+WAIT: Final = 0.5
+"""Seconds before the second try; each further one waits twice as long."""
 
 
-def download(stage: Stage, hub: Mapping[str, str], name: str, field: str) -> Path:
-    """Fetch a file at the pinned commit into the work folder; what a killed download left there is continued.
+def download(
+    repo: str,
+    file: str,
+    revision: str,
+    folder: Path,
+    *,
+    kind: Literal["model", "dataset"] = "model",
+    called: str,
+    instead: str,
+    tries: int = 1,
+) -> Path:
+    """Fetch a file of a repository at a commit into a folder; what a killed download left there is continued.
 
-    `hub` is `{"repo", "revision"}`; `field` says where a folder could be named in its place. Nothing is checked here.
+    What is refused is not tried again. Raises `SpeccError` that names the file as it is `called` and says what a user
+    can do `instead`. Nothing is checked here.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
     try:
-        return Path(hf_hub_download(hub["repo"], name, revision=hub["revision"], local_dir=stage.work / "hub"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SpeccError(
-            f"`{name}` of `{hub['repo']}` cannot be fetched: {first[:200]}",
-            hint=f"check the network and `HF_TOKEN`, or download the model and name its folder in {field}",
-            code=Exit.STAGE,
-        ) from error
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise SpeccError("what is on a hub needs huggingface_hub, which is not installed",
+                         hint="`pip install 'specc[hub]'` brings it", code=Exit.STAGE) from error  # fmt: skip
+    for attempt in range(tries):
+        try:
+            return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision, local_dir=folder))
+        except Exception as error:
+            refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+            if attempt + 1 == tries or refused or isinstance(error, OfflineModeIsEnabled):
+                first = next(iter(str(error).splitlines()), "") or type(error).__name__
+                raise SpeccError(
+                    f"{called} cannot be fetched: {first[:200]}",
+                    hint=f"check the network and `HF_TOKEN`, or {instead}",
+                    code=Exit.STAGE,
+                ) from error
+        time.sleep(WAIT * 2**attempt)
+    raise AssertionError

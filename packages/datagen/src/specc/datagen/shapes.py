@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 from specc.datagen.rows import Message, Said
 from specc.datagen.tools import ShapeError, calls_of, kind, paired, quoted, result_text, tools_of
 
-__all__ = ["HINT", "ShapeError", "messages_of", "read_row", "shape_of"]
+__all__ = ["HINT", "ShapeError", "read_row", "shape_of"]
 
 HINT: Final = (
     'a row is one of `{"messages": [{"role", "content"}, …]}`, `{"conversations": [{"from", "value"}, …]}`,'
@@ -79,11 +79,6 @@ def read_row(row: object) -> Said:
             said["tools"] = tools
             break
     return said
-
-
-def messages_of(row: object) -> list[Message]:
-    """Return the messages of a row, which are none if its tokens are given; raises as `read_row` does."""
-    return read_row(row)["messages"]
 
 
 def shape_of(row: Mapping[str, Any]) -> str | None:

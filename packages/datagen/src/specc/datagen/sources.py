@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 from specc.core.datafiles import files_of, label
 from specc.core.errors import Exit, SpeccError
+from specc.core.fetch import WAIT, download
 from specc.core.files import CHUNK, sha256, sha256_file
 from specc.core.stage import Stage
 
 TRIES: Final = 5
 """Times that a download which breaks off is continued before it is given up."""
-WAIT: Final = 0.5
-"""Seconds before the second try; each further one waits twice as long."""
+INSTEAD: Final = "download it and name it as a `file`"
 TIMEOUT: Final = 60.0
 
 
@@ -99,23 +99,8 @@ def _from_hub(stage: Stage, source: Source, file: str) -> Path:
     """Fetch a file at the pinned commit into the work folder; what a killed download left there is continued."""
     if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
         raise SpeccError(f"`{file}` is not the path of a file in a data set", code=Exit.STAGE)
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    except ImportError as error:
-        raise SpeccError("a hub's data sets need huggingface_hub, which is not installed",
-                         hint="`pip install 'specc[data]'` brings it", code=Exit.STAGE) from error  # fmt: skip
-    place = _place(stage, f"{source.dataset}@{source.commit}")
-    for attempt in range(TRIES):
-        try:
-            return Path(hf_hub_download(source.dataset or "", file, repo_type="dataset", revision=source.commit,
-                                        local_dir=place))  # fmt: skip
-        except Exception as error:
-            refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
-            if attempt + 1 == TRIES or refused or isinstance(error, OfflineModeIsEnabled):
-                raise _unreachable(source.called(file), error, " and `HF_TOKEN`") from error
-        time.sleep(WAIT * 2**attempt)
-    raise AssertionError
+    return download(source.dataset or "", file, source.commit or "", _place(stage, f"{source.dataset}@{source.commit}"),
+                    kind="dataset", called=f"`{source.called(file)}`", instead=INSTEAD, tries=TRIES)  # fmt: skip
 
 
 def _from_url(stage: Stage, url: str) -> Path:
@@ -133,7 +118,9 @@ def _from_url(stage: Stage, url: str) -> Path:
             error = broken
             if isinstance(broken, urllib.error.HTTPError) and broken.code < 500:
                 break
-    raise _unreachable(url, error) from error
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    raise SpeccError(f"`{url}` cannot be fetched: {first[:200]}", hint=f"check the network, or {INSTEAD}",
+                     code=Exit.STAGE) from error  # fmt: skip
 
 
 def _place(stage: Stage, name: str) -> Path:
@@ -156,9 +143,3 @@ def _continued(url: str, target: Path) -> bool:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
             return length is None or file.tell() - start == int(length)
-
-
-def _unreachable(name: str, error: Exception, more: str = "") -> SpeccError:
-    first = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return SpeccError(f"`{name}` cannot be fetched: {first[:200]}", hint=f"check the network{more}, or download it and"
-                      " name it as a `file`", code=Exit.STAGE)  # fmt: skip

@@ -56,11 +56,16 @@ def _take(stage: Stage, expected: Mapping[str, str]) -> None:
     hub: Mapping[str, str] | None = stage.job.context.get("hub")
     for number, name in enumerate(names):
         stage.progress(number, len(names), "files", name)
-        source = download(stage, hub, name, "`verifier.model`") if hub else stage.file(f"verifier/{name}")
+        source = _fetched(stage, hub, name) if hub else stage.file(f"verifier/{name}")
         _copy(source, stage.output / name, expected[name])
         if hub:
             source.unlink()
     stage.progress(len(names), len(names), "files")
+
+
+def _fetched(stage: Stage, hub: Mapping[str, str], name: str) -> Path:
+    return download(hub["repo"], name, hub["revision"], stage.work / "hub", called=f"`{name}` of `{hub['repo']}`",
+                    instead="download the model and name its folder in `verifier.model`")  # fmt: skip
 
 
 def _copy(source: Path, target: Path, expected: str) -> None:

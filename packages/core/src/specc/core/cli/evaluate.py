@@ -16,11 +16,10 @@ from specc.core.cli.serve import ENVIRONMENT
 from specc.core.cli.target import is_spec
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, sha256_file, write_atomic
-from specc.core.measure.load import PROFILES, STREAMS
+from specc.core.measure.load import MAX_TOKENS, PROFILES, STREAMS
 from specc.core.serving.server import START
 from specc.core.store.manifests import SHORT
 
-MAX_TOKENS: Final = 128
 REPEATS: Final = 3
 THREADS: Final = 4
 TIMEOUT: Final = 300.0

@@ -14,7 +14,7 @@ from specc.core.cli.target import is_spec
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute import terminable
 from specc.core.execute.machine import detect_class
-from specc.core.measure.load import SIDES, drive
+from specc.core.measure.load import MAX_TOKENS, SIDES, drive
 
 
 def load(
@@ -36,7 +36,7 @@ def load(
         raise SpeccError("the reports of a load need a place", hint="`--to DIR` names a new directory", code=Exit.USAGE)
     served = find(target, only)
     refuse_unserved(served, detect_class()[0])
-    own, tokens = _of_spec(Path(target), only) if is_spec(target) else ((), 128)
+    own, tokens = _of_spec(Path(target), only) if is_spec(target) else ((), MAX_TOKENS)
     chosen = tuple(prompts) or own
     if not chosen:
         words("no prompts are named, and GuideLLM makes text up: what is accepted of it says little")
@@ -87,5 +87,8 @@ def _of_spec(path: Path, only: Collection[str]) -> tuple[tuple[Path, ...], int]:
     from specc.core.execute import machine_name
 
     compiled = compile_spec(path, machine=machine_name(), only=tuple(only))
-    evaluate, files = compiled.values["evaluate"], compiled.resolved.files
+    evaluate: Mapping[str, Any] | None = compiled.values.get("evaluate")
+    if evaluate is None:
+        return (), MAX_TOKENS
+    files = compiled.resolved.files
     return tuple(files[item["file"]] for item in evaluate["prompts"] if "file" in item), int(evaluate["max_tokens"])

@@ -29,6 +29,8 @@ from specc.core.store.manifests import SHORT
 
 PROFILES: Final = ("synchronous", "concurrent", "throughput", "sweep")
 STREAMS: Final = (1, 4, 16)
+MAX_TOKENS: Final = 128
+"""Tokens of an answer at most, if nobody says."""
 RATES: Final = 5
 """Steps of a sweep: one request at a time, as many as go, and rates between the two."""
 SIDES: Final = ("with_speculator", "without_speculator")
@@ -52,7 +54,7 @@ def drive(
     seconds: int,
     folder: Path,
     prompts: Sequence[Path] = (),
-    max_tokens: int = 128,
+    max_tokens: int = MAX_TOKENS,
     streams: Sequence[int] = STREAMS,
     rates: int = RATES,
     variables: Mapping[str, str] | None = None,

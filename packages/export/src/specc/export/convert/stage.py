@@ -73,7 +73,12 @@ def _files(stage: Stage) -> dict[str, Path]:
     if (hub := stage.job.context.get("hub")) is None:
         found = {name: stage.file(f"source/{name}") for name in names}
     else:
-        found = {name: download(stage, hub, name, "its place") for name in names}
+        repo, commit, folder = hub["repo"], hub["revision"], stage.work / "hub"
+        instead = "download the model and name its folder in its place"
+        found = {
+            name: download(repo, name, commit, folder, called=f"`{name}` of `{repo}`", instead=instead)
+            for name in names
+        }
     _same(found["config.json"], stage.params["source"]["files"]["config.json"])
     return found
 
