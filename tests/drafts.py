@@ -124,6 +124,17 @@ def environment(home: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+def run_script(script: str | Path, job: Any, folder: Path) -> Any:
+    """Run a script that serves in a process of its own, and return the JSON that it prints for a job."""
+    (folder / "job.json").write_text(json.dumps(job))
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder / "job.json")],
+        env=environment(folder), capture_output=True, text=True, check=False, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
 def run_stage(
     package: str,
     stage: str,

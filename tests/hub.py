@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-LARGE = (".parquet", ".arrow", ".gz", ".safetensors")
+LARGE = (".parquet", ".arrow", ".gz", ".safetensors", ".bin")
 """Suffixes of files that the hub keeps apart, and states the sha256 of."""
 
 
 @dataclass
 class Hub:
-    """Data sets by their ids, each with commits (`{path: bytes}`) and branches that point to them.
+    """Models and data sets by their ids, each with commits (`{path: bytes}`) and branches that point to them.
 
     `cut` counts down: so many downloads break off half-way. `asked` are the requests, in order.
     """
@@ -31,7 +31,7 @@ class Hub:
     endpoint: str = ""
 
     def push(self, repo: str, files: Mapping[str, bytes], branch: str = "main") -> str:
-        """Make a commit of a data set's files, which a branch points to from now on; return its id."""
+        """Make a commit of a repository's files, which a branch points to from now on; return its id."""
         said = json.dumps({name: hashlib.sha1(data).hexdigest() for name, data in files.items()}, sort_keys=True)  # noqa: S324 - git's own
         commit = hashlib.sha1((repo + branch + said).encode()).hexdigest()  # noqa: S324 - as above
         self.commits.setdefault(repo, {})[commit] = dict(files)
@@ -89,9 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
         match parts:
             case ["plain", name]:
                 self._file(self.hub.commits["plain"][""][name], {}, head=head)
-            case ["api", "datasets", org, name, *rest]:
+            case ["api", "datasets" | "models", org, name, *rest]:
                 self._api(f"{org}/{name}", rest, body)
-            case ["datasets", org, name, "resolve", revision, *path]:
+            case ["datasets", org, name, "resolve", revision, *path] | [org, name, "resolve", revision, *path]:
                 self._resolve(f"{org}/{name}", revision, "/".join(path), head=head)
             case _:
                 self._error(404, "RepoNotFound")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import threading
-from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from gguf_files import llama_metadata, smollm2, write_gguf
+from hub import Hub
 from specc.core.contracts import Failure, StageJob
 from specc.core.errors import SpeccError
 from specc.core.files import entries, sha256_file
@@ -27,8 +25,6 @@ from specc.core.gguf import read_header
 from specc.core.resolve.gguf import verifier_config
 from specc.datagen.verifier import verifier
 from stages import make_job, run_here, run_process
-
-COMMIT = "c0ffee" + "0" * 34
 
 
 def folder_job(root: Path, files: Mapping[str, bytes | None], **changes: Any) -> StageJob:
@@ -98,69 +94,29 @@ def test_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
         run_here(verifier, job)
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's protocol as a download needs: HEAD tells commit, ETag and size, GET the bytes."""
-
-    files: Mapping[str, bytes]
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        data = self.files.get(self.path.removeprefix(f"/org/tiny/resolve/{COMMIT}/"))
-        if data is None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def hub_run(root: Path, endpoint: str, **changes: Any) -> tuple[int, Any]:
+def hub_run(root: Path, hub: Hub, **changes: Any) -> tuple[int, Any]:
     job = folder_job(root, {"config.json": b"{}", "model.safetensors": None}, **changes)
-    Hub.files = {path.name: path.read_bytes() for path in (root / "source").iterdir()}
-    job = dataclasses.replace(job, files={}, context={"hub": {"repo": "org/tiny", "revision": COMMIT}})
-    code, events, _ = run_process(
-        "datagen", job, root, HF_ENDPOINT=endpoint, HOME=str(root / "home"), NO_PROXY="127.0.0.1", HF_HUB_OFFLINE="0"
-    )
+    commit = hub.push("org/tiny", {path.name: path.read_bytes() for path in (root / "source").iterdir()})
+    job = dataclasses.replace(job, files={}, context={"hub": {"repo": "org/tiny", "revision": commit}})
+    code, events, _ = run_process("datagen", job, root, HF_ENDPOINT=hub.endpoint, HOME=str(root / "home"),
+                                  NO_PROXY="127.0.0.1", HF_HUB_OFFLINE="0")  # fmt: skip
     return code, events[-1]
 
 
-def test_from_a_hub(tmp_path: Path, hub: str) -> None:
+def test_from_a_hub(tmp_path: Path, hub: Hub) -> None:
     code, result = hub_run(tmp_path, hub)
     assert code == 0, result
-    assert {path.name: path.read_bytes() for path in (tmp_path / "output").iterdir()} == Hub.files
+    (files,) = hub.commits["org/tiny"].values()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "output").iterdir()} == files
 
 
-def test_a_hub_that_lost_a_file(tmp_path: Path, hub: str) -> None:
+def test_a_hub_that_lost_a_file(tmp_path: Path, hub: Hub) -> None:
     code, failure = hub_run(tmp_path, hub, **{"lost.json": "0" * 64})
     assert (code, type(failure)) == (3, Failure)
     assert failure.message.startswith("`lost.json` of `org/tiny` cannot be fetched: ")
 
 
-def test_a_hub_with_other_bytes(tmp_path: Path, hub: str) -> None:
+def test_a_hub_with_other_bytes(tmp_path: Path, hub: Hub) -> None:
     code, failure = hub_run(tmp_path, hub, **{"config.json": "0" * 64})
     assert code == 3
     assert failure.message == "the verifier's file `config.json` is not the one that the lock names"

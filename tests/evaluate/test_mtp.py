@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +32,8 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
             {"verifier": str(verifier), "stitched": stage.output, "checkpoint": str(checkpoint),
              "draft": values["draft"], "config": values["verifier"]["config"]}
         )  # fmt: skip
-    (folder / "job.json").write_text(json.dumps(job))
-    script = Path(__file__).with_name("serve_mtp.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder / "job.json")],
-        env=drafts.environment(folder), capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(zip(FAMILIES, json.loads(done.stdout), strict=True))
+    found = drafts.run_script(Path(__file__).with_name("serve_mtp.py"), job, folder)
+    return dict(zip(FAMILIES, found, strict=True))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -64,14 +61,8 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obje
         values["export"]["dtype"] = values["verifier"]["dtype"] = "float32"
         checkpoint = drafts.assemble(folder / str(number), values, verifier, tokens=known)
         job["variants"].append({"folder": str(checkpoint), "draft": values["draft"]})
-    (folder / "job.json").write_text(json.dumps(job))
-    script = Path(__file__).with_name("serve_variants.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder / "job.json")],
-        env=drafts.environment(folder), capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(zip(VARIANTS, json.loads(done.stdout), strict=True))
+    found = drafts.run_script(Path(__file__).with_name("serve_variants.py"), job, folder)
+    return dict(zip(VARIANTS, found, strict=True))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +68,8 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
             "layout": layout, "source": str(where), "folder": str(made), "serving": dict(serving),
             "layers": said.get("hidden_state_layers", [0]), "epsilon": config["rms_norm_eps"],
         })  # fmt: skip
-    (folder / "job.json").write_text(json.dumps(job))
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("serve_converted.py")), str(folder / "job.json")],
-        env=drafts.environment(folder), capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(zip(LAYOUTS, json.loads(done.stdout), strict=True))
+    found = drafts.run_script(Path(__file__).with_name("serve_converted.py"), job, folder)
+    return dict(zip(LAYOUTS, found, strict=True))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
