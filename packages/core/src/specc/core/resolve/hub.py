@@ -20,8 +20,8 @@ MAX_SMALL: Final = 64 << 20
 """Bytes of a file that is fetched to be read (configurations, tokenizers); weights are never fetched here."""
 
 
-_INSTEAD: Final = {"model": "a folder or a GGUF file in `verifier.model`", "data set": "a `file` of prompts"}
-_SMALL: Final = {"model": "a configuration or a tokenizer", "data set": "one of prompts"}
+_INSTEAD: Final = {"model": "a folder or a GGUF file in `verifier.model`", "data set": "a `file` on this machine"}
+_SMALL: Final = {"model": "a configuration or a tokenizer", "data set": "read for its sha256"}
 Kind = Literal["model", "data set"]
 _AT: Final = {"model": ("models", ""), "data set": ("datasets", "datasets/")}
 """Where the interface has the repositories of a kind, and what stands before their ids in addresses of files."""
