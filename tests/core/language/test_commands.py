@@ -13,7 +13,7 @@ import pytest
 
 from specc.core.cli import main
 from specc.core.language import Document, check
-from specc.core.language.rules import named_files
+from specc.core.language.paths import named_files
 
 Capture = pytest.CaptureFixture[str]
 EXAMPLES = sorted(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from specc.core.language import Document
-from specc.core.language.rules import check_paths
+from specc.core.language.paths import check_paths
 
 
 def found(spec: Path, name: str) -> list[str | None]:

@@ -91,8 +91,8 @@ def release(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Callable[..
         shutil.copytree(root / "schema", folder / "schema")
         core = folder / "packages/core/src/specc/core"
         for old, new in changes.items():
-            found = [path for path in (core / "language/models.py", core / "algorithms/eagle3.py")
-                     if old in path.read_text()]  # fmt: skip
+            places = ("language/models.py", "language/data.py", "algorithms/eagle3.py")
+            found = [core / place for place in places if old in (core / place).read_text()]
             assert len(found) == found[0].read_text().count(old) == 1, old
             found[0].write_text(found[0].read_text().replace(old, new))
         return folder

@@ -24,7 +24,7 @@ from specc.core.contracts import Manifest
 from specc.core.errors import SpeccError
 from specc.core.language import Document
 from specc.core.language.extends import chain
-from specc.core.language.rules import named_places
+from specc.core.language.paths import named_places
 from specc.core.lock import Lock, machine_class
 from specc.core.plan import Estimate, Estimator, Plan, lower, total
 from specc.core.plan.stages import StageRow

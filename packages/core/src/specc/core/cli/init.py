@@ -15,7 +15,7 @@ import click
 from specc.core.cli.options import columns, print_json, words
 from specc.core.errors import Exit, SpeccError
 from specc.core.language.extends import chain
-from specc.core.language.rules import named_files
+from specc.core.language.paths import named_files
 from specc.core.language.schema import FILE as SCHEMA_FILE
 from specc.core.language.schema import published_path
 from specc.core.language.text import printable

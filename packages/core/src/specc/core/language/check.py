@@ -12,7 +12,8 @@ from specc.core.language.document import Document
 from specc.core.language.extends import EXTENDS, merge
 from specc.core.language.matrix import expand
 from specc.core.language.node import KeyPath
-from specc.core.language.rules import Rules, check_paths
+from specc.core.language.paths import check_paths
+from specc.core.language.rules import Rules
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -12,7 +12,7 @@ from typing import Final
 from specc.core.errors import SpeccError
 from specc.core.language.document import Document
 from specc.core.language.node import Fields, KeyPath, Node
-from specc.core.language.rules import named_places, path_error
+from specc.core.language.paths import named_places, path_error
 from specc.core.language.schema import Tagged, published_schema, tagged_unions
 from specc.core.references import PACKAGE, is_hub_id, joined, package_file
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import ConfigDict, Field
 
 from specc.core.algorithms import Section
-from specc.core.language.models import Data, Evaluate, Prompts, Source, Spec, Validation, Verifier
+from specc.core.language.data import Data, Source, Validation
+from specc.core.language.models import Evaluate, Prompts, Spec, Verifier
 from specc.core.language.schema import DRAFT, Schema, fields, tree_of
 
 FILE: Final = "lock.v1.schema.json"
