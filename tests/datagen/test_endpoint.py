@@ -172,11 +172,16 @@ def test_rows_that_the_server_refuses_are_left_out_up_to_a_limit(tmp_path: Path,
     with Flaky(verifier, fault) as server:
         _, events = ask(tmp_path / "run", verifier, source, server.url, how={"concurrency": 1, "retries": 2})
     notes = [event for event in events if isinstance(event, Note)]
-    assert [note.level for note in notes][:1] == ["warning"]
-    assert notes[0].text.startswith("2 of 20 rows are too long or refused, and left out, the first of them p.jsonl:2 ")
-    assert "(HTTP 400: no such thing)" in notes[0].text
+    assert [(note.level, note.text) for note in notes][:2] == [
+        ("warning", "2 of 20 rows are too long or refused, and left out"),
+        ("warning", "2 of 20 rows are refused by the server and were left out, or end there: `refused_rows.jsonl` of"
+         " the artifact lists them"),
+    ]  # fmt: skip
     index = json.loads((tmp_path / "run/output/index.json").read_text())
     assert (index["rows"], index["left_out"]) == (18, 2)
+    listed = [json.loads(line) for line in (tmp_path / "run/output/refused_rows.jsonl").open()]
+    assert [(row["file"], row["line"]) for row in listed] == [("p.jsonl", 2), ("p.jsonl", 6)]
+    assert [row["reason"] for row in listed] == ["HTTP 400", "HTTP 500, 3 times"], "no word of the server's own"
     with Flaky(verifier, lambda asked, before: None if asked == "models" else "422 never") as server, \
             pytest.raises(SpeccError, match="does not take a first question: HTTP 422: never"):  # fmt: skip
         ask(tmp_path / "all", verifier, source, server.url)
@@ -188,8 +193,13 @@ def test_rows_that_the_server_refuses_are_left_out_up_to_a_limit(tmp_path: Path,
 
     with Flaky(verifier, most) as server, pytest.raises(SpeccError) as caught:
         ask(tmp_path / "most", verifier, source, server.url, how={"concurrency": 1})
-    assert caught.value.message.startswith("the endpoint refuses more rows than `data.responses.endpoint.refused`"
-                                           " allows (2 of 20), the first of them p.jsonl:")  # fmt: skip
+    first, *rows = caught.value.message.splitlines()
+    assert first == "3 rows of 20 are refused by the server, and `data.responses.endpoint.refused` allows 0.1"
+    assert [row.split(": ", 1)[1] for row in rows] == ["HTTP 400: no"] * 3
+    # What was refused by then is refused no more: all rows are there, and none is listed.
+    with Flaky(verifier) as server:
+        ask(tmp_path / "most", verifier, source, server.url)
+    assert not (tmp_path / "most/output/refused_rows.jsonl").exists()
 
 
 def test_a_server_that_asks_for_a_pause_gets_one(tmp_path: Path, verifier: Path) -> None:

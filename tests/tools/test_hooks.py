@@ -19,6 +19,8 @@ from projects import copy_sources
 
 BIN = Path(sys.executable).parent
 SPECS = ("quickstart", "smollm2-135m-eagle3")
+UNLOCKED = "qwen3-8b-eagle3.yaml"
+"""The spec that has no lock, for which the hook stops: its hub was never asked."""
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -36,9 +38,9 @@ def workflow(root: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path) -> Path:
-    """A git repository with nothing but this repository's specs, their locks and their prompts in its index."""
+    """A git repository with nothing but this repository's locks, their specs and their prompts in its index."""
     folder = tmp_path / "project"
-    shutil.copytree(root / "specs", folder / "specs", ignore=shutil.ignore_patterns(".specc"))
+    shutil.copytree(root / "specs", folder / "specs", ignore=shutil.ignore_patterns(".specc", UNLOCKED))
     for command in (["init", "--quiet"], ["add", "."]):
         subprocess.run(["git", *command], cwd=folder, check=True, env=environment(tmp_path))  # noqa: S607 - on the path
     return folder
@@ -124,7 +126,7 @@ def test_pre_commit_runs_the_hooks(project: Path, run: Run, hooks: list[dict[str
     assert "ok: " in run("pre-commit", "run", "specc-schema", "--verbose", "--files", "schema/x.json").stdout
 
 
-def test_pre_commit_stops_at_what_is_wrong(project: Path, run: Run, hooks: list[dict[str, Any]]) -> None:
+def test_pre_commit_stops_at_what_is_wrong(root: Path, project: Path, run: Run, hooks: list[dict[str, Any]]) -> None:
     configure(project, hooks)
     spoil(project)
     said = run("pre-commit", "run", "specc-check", "--all-files", expect=1).stdout
@@ -132,6 +134,9 @@ def test_pre_commit_stops_at_what_is_wrong(project: Path, run: Run, hooks: list[
     assert "unknown field `batch_token` in `train`" in said
     said = run("pre-commit", "run", "specc-lock-check", "--files", f"specs/{SPECS[0]}.yaml", expect=1).stdout
     assert f"the lock {SPECS[0]}.lock.json is stale" in said
+    shutil.copy(root / "specs" / UNLOCKED, project / "specs")
+    said = run("pre-commit", "run", "specc-lock-check", "--files", f"specs/{UNLOCKED}", expect=1).stdout
+    assert f"there is no lock `{Path(UNLOCKED).stem}.lock.json`" in said, "and no hub was asked"
 
 
 @pytest.mark.install
@@ -190,9 +195,10 @@ def test_a_fork_s_pull_request_is_given_nothing(root: Path, workflow: dict[str, 
 
 
 def test_the_checks_pass_on_the_committed_specs_and_annotate_bad_ones(
-    project: Path, run: Run, workflow: dict[str, Any]
+    root: Path, project: Path, run: Run, workflow: dict[str, Any]
 ) -> None:
     check, lock = steps(workflow, "check")
+    shutil.copy(root / "specs" / UNLOCKED, project / "specs")
     assert bash(run, check).stdout == ""
     bash(run, lock)
     spoil(project)

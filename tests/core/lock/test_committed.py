@@ -1,4 +1,7 @@
-"""The locks beside the specs that specc ships: current, and good for every class of machine."""
+"""The locks beside the specs that specc ships: current, and good for every class of machine.
+
+A spec whose verifier is on a hub has none, for no hub was asked: `test_hub_spec.py` locks it against one here.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ from pathlib import Path
 import pytest
 
 from specc.core.cli import main
+from specc.core.language import Document
 from specc.core.lock import CLASSES
+from specc.core.references import is_hub_id
 
 ROOT = Path(__file__).resolve().parents[3]
-SPECS = sorted((ROOT / "specs").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "specs").glob("*.yaml"))
+UNLOCKED = [path for path in SHIPPED if is_hub_id(Document.read(path).data.get("verifier", {}).get("model", ""))]
+SPECS = [path for path in SHIPPED if path not in UNLOCKED]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda path: path.stem)
@@ -28,3 +35,11 @@ def test_the_lock_is_current_and_plans_for_every_class(
     assert plan["class"].startswith(f"{name}-t")
     assert {"verifier", "draft", "checkpoint", "evaluation"} <= {stage["stage"] for stage in plan["stages"]}
     assert err == ""
+
+
+def test_only_a_spec_that_needs_a_hub_has_no_lock_and_says_so() -> None:
+    assert [path.stem for path in UNLOCKED] == ["qwen3-8b-eagle3"]
+    for path in UNLOCKED:
+        assert not path.with_suffix(".lock.json").exists(), "a real hub was asked: add it to the specs with locks"
+        assert f"specc lock specs/{path.name}" in path.read_text()
+        assert f"specs/{path.name}" in (ROOT / "README.md").read_text()

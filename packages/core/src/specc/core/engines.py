@@ -71,6 +71,14 @@ def capture_arguments(layers: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def answer_arguments(responses: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Return what vLLM takes besides to answer as `data.responses` says.
+
+    A prompt in pieces draws after each, and takes the draw back, which a CPU's generators cannot (vLLM 0.32).
+    """
+    return {"enable_chunked_prefill": False} if device == "cpu" and responses["temperature"] > 0 else {}
+
+
 def step_tokens(length: int) -> int:
     """Return the tokens of a step at most, for sequences of `length` positions at most."""
     return -(-max(STEP_TOKENS, length) // EVEN) * EVEN

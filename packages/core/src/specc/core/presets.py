@@ -36,11 +36,22 @@ class Preset:
 
 
 PRESETS: Final[Mapping[str, Preset]] = {
+    "glaive-tools": Preset(
+        dataset="glaiveai/glaive-function-calling-v2",
+        columns={"transcript": "chat", "system": "system"},
+        licence="apache-2.0",
+    ),
     "gsm8k": Preset(
         dataset="openai/gsm8k",
         config="main",
         columns={"prompt": "question", "completion": "answer"},
         licence="mit",
+    ),
+    "hermes-tools": Preset(
+        dataset="NousResearch/hermes-function-calling-v1",
+        config="func_calling",
+        columns={"tagged": "conversations", "tools": "tools"},
+        licence="apache-2.0",
     ),
     "magpie": Preset(
         dataset="Magpie-Align/Magpie-Llama-3.1-Pro-300K-Filtered",
@@ -68,5 +79,9 @@ PRESETS: Final[Mapping[str, Preset]] = {
         split="train_sft",
         columns={"messages": "messages"},
         licence="mit",
+    ),
+    "xlam": Preset(
+        dataset="Salesforce/xlam-function-calling-60k",
+        licence="cc-by-4.0",
     ),
 }

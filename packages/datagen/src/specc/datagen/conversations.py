@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
@@ -13,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from specc.core.errors import SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
+from specc.datagen.allowance import Allowance, LeftOut
 from specc.datagen.filters import WORDS, filters_of
 from specc.datagen.formats import rows_of
 from specc.datagen.mix import mixed
@@ -20,50 +20,26 @@ from specc.datagen.rows import Message, Row, Said, ShardInfo, identity, shard_in
 from specc.datagen.shapes import HINT, ShapeError, read_row
 from specc.datagen.sources import Source, opened, sources_of
 
-SHOWN: Final = 10
-"""Bad rows that an error lists; the others are counted."""
-LISTED: Final = 1000
-"""Bad rows that the artifact lists, if some are allowed; the others are counted."""
 BAD: Final = "bad_rows.jsonl"
 REPORT_EVERY: Final = 2000
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts over all sources, and the first bad rows; `allowed` is how many there may be, a share if below 1."""
+    """Counts over all sources, and the bad rows of all of them."""
 
-    allowed: float = 0
+    bad: Allowance
     read: int = 0
     duplicates: int = 0
     train: int = 0
     validation: int = 0
-    bad: int = 0
     removed: Counter[str] = field(default_factory=Counter[str])
-    reasons: list[tuple[str, int, str]] = field(default_factory=list[tuple[str, int, str]])
 
     def refuse(self, file: str, number: int, reason: str) -> None:
-        """Count a bad row, and remember it if it is among the first.
-
-        Raises `SpeccError` if it is one of very many, and more than there may be: the rest will be no better.
-        """
-        self.bad += 1
-        if len(self.reasons) < LISTED:
-            self.reasons.append((file, number, reason))
-        if self.bad > max(self.allowed, LISTED) and (self.allowed == 0 or self.allowed >= 1):
-            raise self.error("the first ")
-
-    def too_many(self) -> bool:
-        """Tell whether there are more bad rows than there may be, now that all are read."""
-        return self.bad > (self.allowed if self.allowed >= 1 else self.allowed * self.read)
-
-    def error(self, extent: str = "") -> SpeccError:
-        """Return the error that lists the first bad rows of all files together."""
-        shown = "".join(f"\n  {file}:{number}: {reason}" for file, number, reason in self.reasons[:SHOWN])
-        more = f"\n  and {self.bad - SHOWN} more" if self.bad > SHOWN else ""
-        rows = "1 row" if self.bad == 1 else f"{self.bad} rows"
-        limit = self.allowed if 0 < self.allowed < 1 else int(self.allowed)
-        allowed = f", and `data.bad_rows` allows {limit}" if limit else ""
-        return SpeccError(f"{rows} of {extent}{self.read} cannot be used{allowed}{shown}{more}", hint=HINT)
+        """Count a bad row; raises `SpeccError` if it is one of very many, and more than there may be."""
+        self.bad.add(LeftOut(file, number, reason))
+        if self.bad.hopeless():
+            raise self.bad.error(f"the first {self.read}")
 
 
 class Candidate(NamedTuple):
@@ -88,7 +64,8 @@ def conversations(stage: Stage) -> None:
     after the last row or after the first thousand of them, listing the first ones of all files together.
     """
     data = stage.params["data"]
-    tally, shards, pending = Tally(allowed=data.get("bad_rows", 0)), list[ShardInfo](), list[Row]()
+    tally = Tally(Allowance("data.bad_rows", data.get("bad_rows", 0), "cannot be used", HINT))
+    shards, pending = list[ShardInfo](), list[Row]()
 
     def flush() -> None:
         name = shard_name(len(shards), ".jsonl")
@@ -97,7 +74,7 @@ def conversations(stage: Stage) -> None:
         pending.clear()
 
     for item in _candidates(stage, tally):
-        if tally.bad and not tally.allowed:
+        if tally.bad.count and not tally.bad.allowed:
             continue  # to find the others
         row = tally.train + tally.validation
         tally.validation += item.validation
@@ -109,8 +86,8 @@ def conversations(stage: Stage) -> None:
         })  # fmt: skip
         if len(pending) == data["shard_rows"]:
             flush()
-    if tally.too_many():
-        raise tally.error()
+    if tally.bad.exceeded(tally.read):
+        raise tally.bad.error(str(tally.read))
     if pending:
         flush()
     if not tally.train:
@@ -128,9 +105,8 @@ def conversations(stage: Stage) -> None:
     for name, words in WORDS.items():
         if tally.removed[name]:
             stage.note(f"{tally.removed[name]} of {tally.read} rows are {words} and were left out")
-    if tally.bad:
-        stage.warn(f"{tally.bad} of {tally.read} rows cannot be used and were left out: `{BAD}` of the artifact lists"
-                   f" {'them' if tally.bad <= LISTED else f'the first {LISTED}'}")  # fmt: skip
+    if tally.bad.count:
+        stage.warn(tally.bad.warning(tally.read, BAD))
     index: dict[str, Any] = {
         "rows": tally.train + tally.validation,
         "read": tally.read,
@@ -141,11 +117,9 @@ def conversations(stage: Stage) -> None:
     }
     if "filters" in data:
         index["removed"] = {name: tally.removed[name] for name in WORDS}
-    if tally.allowed:
-        index["bad"] = tally.bad
-        lines = (json.dumps({"file": file, "line": number, "reason": reason}, ensure_ascii=False, sort_keys=True)
-                 for file, number, reason in tally.reasons)  # fmt: skip
-        (stage.output / BAD).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="replace")
+    if tally.bad.allowed:
+        index["bad"] = tally.bad.count
+        tally.bad.write(stage.output / BAD)
     write_atomic(stage.output / "index.json", pretty(index))
 
 
@@ -192,7 +166,7 @@ def _candidates(stage: Stage, tally: Tally) -> Iterator[Candidate]:
             before = tally.train + tally.validation
             ended = yield from mixed([stream(source) for source in mix], [source.weight or 0.0 for source in mix])
             count = tally.train + tally.validation - before
-            if tally.allowed or not tally.bad:
+            if tally.bad.allowed or not tally.bad.count:
                 stage.note(f"`{mix[ended].name}` ran out, and the mix ends there, with {count} rows")
 
 

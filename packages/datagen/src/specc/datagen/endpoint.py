@@ -20,8 +20,10 @@ from typing import Any, Final, Literal, TypedDict
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.stage import Stage
+from specc.datagen.allowance import LeftOut
 from specc.datagen.client import AgainError, AwayError, Client, RefusedError
 from specc.datagen.journal import Journal
+from specc.datagen.refusals import Refusals
 from specc.datagen.rows import Message, Row, ToolCall
 from specc.datagen.talks import Asker, Talk
 
@@ -48,8 +50,7 @@ class Endpoint(Asker):
         self._many: int = how["concurrency"]
         self._journals = stage.work / "answers"
         self._total = total
-        self._allowed = how["refused"] if how["refused"] >= 1 else how["refused"] * total
-        self._denied = list[str]()
+        self.refusals = Refusals(stage, total)
         self._others = 0
         """Answers to prompts that the server wrote in other lengths than we did."""
         self._stage = stage
@@ -66,6 +67,7 @@ class Endpoint(Asker):
         """
         talks = self.begin(rows)
         journal = Journal(self._journals / f"{rows[0]['row']}.jsonl")
+        self.refusals.begin(rows[0]["row"])
         if len(journal):
             self._stage.note(f"{len(journal)} answers are there from an earlier run")
         try:
@@ -111,24 +113,11 @@ class Endpoint(Asker):
                 try:
                     message = await self._ask(talk, messages, ids)
                 except RefusedError as error:
-                    self._deny(talk, str(error))
+                    self.refusals.add(LeftOut(talk.row["source"], talk.row["line"], str(error)))
                     return
                 journal.add(row, turn, message)
                 self.tokens += message.get("tokens", 0)
             talk.said = [*messages, message]
-
-    def _deny(self, talk: Talk, why: str) -> None:
-        """Leave a row out, or end it early; raises `SpeccError` if those are too many."""
-        self._denied.append(f"{talk.row['source']}:{talk.row['line']} ({why})")
-        self.refuse(talk, why)
-        if len(self._denied) > self._allowed:
-            raise SpeccError(
-                f"the endpoint refuses more rows than `data.responses.endpoint.refused` allows"
-                f" ({self._allowed:g} of {self._total}), the first of them {self._denied[0]}",
-                hint="what was answered is kept, and the same command goes on behind it: look at the server's log, or"
-                " raise `timeout` or `refused`",
-                code=Exit.STAGE,
-            )
 
     async def _ask(self, talk: Talk, messages: Sequence[Message], ids: list[int]) -> Message:
         """Return the verifier's answer; raises `RefusedError` and `AwayError`."""

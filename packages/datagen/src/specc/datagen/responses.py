@@ -14,10 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from specc.core.engines import answer_arguments
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
 from specc.datagen.engine import generate, start, stop
+from specc.datagen.refusals import REFUSED, Refusals
 from specc.datagen.rows import Row, read_rows, read_shards, shard_info, shard_name, write_rows
 from specc.datagen.talks import Asker, Talk, Writer, sampled
 
@@ -62,7 +64,11 @@ def responses(stage: Stage) -> None:
     finally:
         if writer is not None:
             writer.close()
+    refused = Refusals(stage, total).every() if "endpoint" in params["data"]["responses"] else None
     _say(stage, counts, writer, total)
+    if refused and refused.count:
+        stage.warn(refused.warning(total, REFUSED, "were left out, or end there"))
+        refused.write(stage.output / REFUSED)
     names = ("tokens", "length", "left_out", "shortened")
     index = {"rows": total - counts["left_out"], "shards": infos, **{name: counts[name] for name in names}}
     write_atomic(stage.output / "index.json", pretty(index))
@@ -125,7 +131,10 @@ class Offline(Asker):
     def __init__(self, verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any]) -> None:
         """Read tokenizer and template; `params` are the stage's. vLLM is started for the first prompt that fits."""
         super().__init__(verifier, params)
-        self._start: Callable[[], Any] = partial(start, verifier, params, facets, length=self.length)
+        self._start: Callable[[], Any] = partial(
+            start, verifier, params, facets, length=self.length,
+            **answer_arguments(self.options, facets.get("device", "cpu")),
+        )  # fmt: skip
         self._llm: Any = None
         self.tokens, self.seconds = 0, 0.0
 

@@ -8,6 +8,7 @@
 | `instruction`, `input`, `output`, `system` | Alpaca; Dolly says `context` and `response` |
 | `query`, `answers`, `tools` | xLAM: one question and the calls that answer it |
 | `prompt`, `text` or `question` alone | lists of prompts: one user turn |
+| `tagged`, `transcript`: calls that stand in the text | Hermes, Glaive (`specc.datagen.dialects`) |
 | `input_ids` with `loss_mask`, `assistant_masks`, `completion_mask` or `labels` | tokens that were made elsewhere |
 
 Tools stand beside any of the first five (`specc.datagen.tools`), and what an assistant thought stands in its message
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
+from specc.datagen.dialects import DIALECTS
 from specc.datagen.rows import Message, Said
 from specc.datagen.tools import ShapeError, calls_of, kind, paired, quoted, result_text, tools_of
 
@@ -73,6 +75,8 @@ def read_row(row: object) -> Said:
     if shape is None:
         known = ", ".join(f"`{str(key)[:40]}`" for key in list(fields)[:6])
         raise ShapeError(f"unknown shape with the keys {known}" if known else "the row has no keys")
+    if shape in DIALECTS:
+        return read_row(DIALECTS[shape](fields))
     said: Said = {"messages": paired(_checked(_SHAPES[shape](fields)))}
     for key in _TOOLS:
         if fields.get(key) and (tools := tools_of(fields[key], key)):
@@ -85,7 +89,7 @@ def shape_of(row: Mapping[str, Any]) -> str | None:
     """Return the key that tells a row's shape, None if none does; tokens with their mask go before all others."""
     if row.get("input_ids") is not None and _mask_of(row):
         return "input_ids"
-    return next((key for key in _SHAPES if row.get(key) is not None), None)
+    return next((key for key in (*_SHAPES, *DIALECTS) if row.get(key) is not None), None)
 
 
 def _turns(turns: object, key: str) -> list[Message]:

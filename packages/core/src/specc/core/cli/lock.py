@@ -12,6 +12,7 @@ from specc.core.cli.options import as_json, print_json, words
 from specc.core.cli.target import is_spec
 from specc.core.compiler import PARTS, Part, compile_builds, describe, stale
 from specc.core.errors import Exit, SpeccError, SpeccErrors
+from specc.core.language import check
 
 ALL: Final = "all"
 
@@ -98,9 +99,10 @@ def _check(specs: tuple[Path, ...], upgrade: list[Part], json: bool) -> int:
 
 def _checked(spec: Path, upgrade: list[Part]) -> Path:
     """Return where a spec's lock is; raises `SpeccError` unless it is there and current."""
+    if not (place := locks.lock_path(spec)).exists():
+        check(spec)  # what is wrong with the spec comes first; a hub is not asked for a lock that is not there
+        raise SpeccError(f"there is no lock `{place.name}`", hint=f"`specc lock {spec}` writes it")
     builds = compile_builds(spec, upgrade=upgrade)
-    if builds.before is None:
-        raise SpeccError(f"there is no lock `{builds.lock_path.name}`", hint=f"`specc lock {spec}` writes it")
     if builds.moved:
         raise stale(builds, "`--check` was given", upgrade)
     return builds.lock_path

@@ -46,6 +46,12 @@ class Columns(Section):
     """Column of the system message. Default: none."""
     tools: Column | None = None
     """Column of the tools that the assistant may call. Default: none."""
+    tagged: Column | None = None
+    """Column of a list of `{from, value}` whose calls stand in the text, as Hermes marks them (`<tool_call>`). Default:
+    none."""
+    transcript: Column | None = None
+    """Column of a conversation as one text of `USER:` and `ASSISTANT:`, whose calls stand in it as Glaive marks them
+    (`<functioncall>`). Default: none."""
 
 
 class Source(Section):
@@ -97,6 +103,10 @@ class Source(Section):
     the rows. The mix ends where a source runs out. Default: sources are read whole, one after another."""
 
 
+Allowance = Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)]
+"""Rows that may be left out: a share of all if below 1, otherwise a number."""
+
+
 class Endpoint(Section):
     """A server of OpenAI's protocol that serves the verifier; `runtime.datagen.endpoint` says where it is."""
 
@@ -111,8 +121,9 @@ class Endpoint(Section):
     """Number of times that a request which failed is sent again, after 0.5 s, 1 s, 2 s and so on up to 60 s."""
     timeout: Annotated[int, Field(ge=1, le=86400)] = 120
     """Seconds that an answer may take."""
-    refused: Annotated[float, Field(ge=0)] = 0.01
-    """Share of the rows (below 1), or number of them, that the server may refuse; each is left out."""
+    refused: Allowance = 0.01
+    """Rows that the server refuses and that are left out and listed before the build fails: a share of all if below 1,
+    otherwise a number."""
 
 
 TemplateArguments = Annotated[
@@ -202,9 +213,9 @@ class Data(Section):
     """Share of the conversations that is held out of training, or a list of sources of its own."""
     filters: Filters | None = None
     """Which conversations are kept. Default: all but equal ones."""
-    bad_rows: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = None
-    """Rows that cannot be used and are left out and listed before the build fails: a share of all that are read if
-    below 1, otherwise a number. Default: 0."""
+    bad_rows: Allowance | None = None
+    """Rows that cannot be used and that are left out and listed before the build fails: a share of all if below 1,
+    otherwise a number. Default: 0."""
     shuffle: bool = True
     """Whether each epoch has an order of its own, drawn from `train.seed`."""
     shard_rows: Annotated[int, Field(ge=1, le=65536)] = 256

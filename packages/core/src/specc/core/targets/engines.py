@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specc.core.engines import capture_arguments, deepspeed_config, vllm_arguments
+from specc.core.engines import answer_arguments, capture_arguments, deepspeed_config, vllm_arguments
 from specc.core.files import pretty
 from specc.core.plan.stages import layers_of
 from specc.core.targets.jobs import Job
@@ -16,7 +16,7 @@ def engine_files(values: Mapping[str, Any], jobs: Sequence[Job], device: str) ->
     verifier, length = values["verifier"], values["data"]["sequence_length"]
     capture = capture_arguments(layers_of(values["draft"]))
     vllm = {
-        "responses": vllm_arguments(verifier, length, device),
+        "responses": vllm_arguments(verifier, length, device) | answer_arguments(values["data"]["responses"], device),
         "hidden_states": vllm_arguments(verifier, length + 1, device) | capture,
     }
     known = {job.stage for job in jobs}
