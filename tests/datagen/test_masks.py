@@ -22,7 +22,7 @@ from specc.datagen.rows import Said
 from specc.datagen.shapes import read_row
 from specc.datagen.template import ChatTemplate, render
 from specc.datagen.tokens import Encoder
-from talks import BREAD, CHATML, SPECIALS, WEATHER, answered, cases
+from talks import BREAD, CHATML, PARIS, SPECIALS, SYSTEM, WEATHER, answered, call, cases
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -139,6 +139,29 @@ def test_what_is_said_is_trained_or_context_and_what_is_given_is_neither(
     assert marked.text[: marked.spans[-1][0]] == render(masker.template, said["messages"][:-1], **asked)
     again = Masker(masker.template, masker.specials, masker.date).mark(said["messages"], said.get("tools"))
     assert again == marked, "what is remembered of other conversations decides nothing"
+
+
+CALLED = call("Paris")["tool_calls"]
+
+
+@pytest.mark.parametrize(
+    "last", [PARIS[1], {"role": "assistant", "content": "", "tool_calls": CALLED}], ids=["said", "called"]
+)
+def test_a_system_prompt_in_the_last_question_is_what_the_verifier_was_asked_with(
+    last: Any, encoders: dict[str, Encoder]
+) -> None:
+    """Mistral's template moves the system prompt with every question, and drops it behind an answer."""
+    said = read_row({"messages": [*SYSTEM, *BREAD, PARIS[0], last], "tools": [WEATHER]})
+    masker, tools = encoders["mistral-v3"].masker, said.get("tools")
+    marked = masker.mark(said["messages"], tools)
+    asked = render(masker.template, said["messages"][:-1], tools=tools, add_generation_prompt=True, date=masker.date)
+    ((start, end),) = marked.spans
+    assert (marked.text[:start], marked.context_turns) == (asked, 1)
+    assert "Be brief.\n\nWhat is the capital of France?" in asked
+    assert marked.text[start:end] == (
+        " Paris.</s>" if last is PARIS[1] else
+        '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}, "id": "call00001"}]</s>'
+    )  # fmt: skip
 
 
 def test_a_template_that_hides_answers_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,31 @@ def test_the_artifact(tmp_path: Path, template: str) -> None:
     headers = {h.name: h.dtype for h in tensor_headers(tmp_path / "output" / "shards/00000.safetensors")}
     assert headers == {"input_ids": "I32", "loss_mask": "U8", "offsets": "I64", "row": "I64", "split": "U8",
                        "counts": "I64"}  # fmt: skip
+
+
+def test_rows_with_few_trained_tokens_are_left_out_and_counted_where_the_spec_asks_for_it(tmp_path: Path) -> None:
+    said = [conversation(number) for number in range(6)]
+    said[2][0]["content"] *= 40
+    rows, folder = write_artifact(tmp_path / "rows", said), verifier(tmp_path / "verifier")
+    plain = job(tmp_path / "plain", rows, folder, length=2048)
+    run_here(tokens, plain)
+    index, shards = read(tmp_path / "plain/output")
+    shares = [shard["loss_mask"][a:b].mean() for shard in shards for a, b in pairwise(shard["offsets"])]
+    assert shares[2] < 0.05 < 0.2 < min(shares[:2] + shares[3:])
+    assert len(shards[0]["counts"]) == 7, "as it was before there was such a filter"
+    params = {**plain.params, "data": {**plain.params["data"], "filters": {"min_trained_share": 0.2}}}
+    filtered = make_job("tokens", tmp_path / "run", params, inputs={"rows": rows, "verifier": folder})
+    notes = [event for event in run_here(tokens, filtered) if isinstance(event, Note)]
+    index, shards = read(tmp_path / "run/output")
+    assert (index["rows"], index["left_out"]) == (5, {"few_trained": 1})
+    assert [row for shard in shards for row in shard["row"]] == [0, 1, 3, 4, 5]
+    assert [int(shard["counts"][7]) for shard in shards] == [1, 0]
+    assert [(note.level, note.text) for note in notes] == [
+        ("info", "1 of 6 rows have too small a share of trained tokens and were left out")]  # fmt: skip
+    none = {**params, "data": {**params["data"], "filters": {"min_trained_share": 0.99}}}
+    with pytest.raises(SpeccError, match="no token is left to train on") as caught:
+        run_here(tokens, make_job("tokens", tmp_path / "none", none, inputs={"rows": rows, "verifier": folder}))
+    assert "`data.filters.min_trained_share`" in (caught.value.hint or "")
 
 
 def test_rows_that_are_left_out_are_counted_and_leave_gaps(tmp_path: Path) -> None:

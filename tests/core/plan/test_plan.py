@@ -61,6 +61,19 @@ ALL = ["verifier", "conversations", "responses", "tokens", "vocabulary", "hidden
        "evaluation"]  # fmt: skip
 
 
+def test_the_share_of_trained_tokens_is_asked_by_tokens_alone_and_is_in_no_key_without_it() -> None:
+    def rows(filters: Mapping[str, object]) -> dict[str, object]:
+        given = {"data.filters": filters} if filters else {}
+        return {stage.name: stage.row.params for stage in lower(values(**given), MACHINE).stages}
+
+    plain, length, share, both = rows({}), rows({"min_turns": 2}), rows({"min_trained_share": 0.1}), rows(
+        {"min_turns": 2, "min_trained_share": 0.1})  # fmt: skip
+    assert share["conversations"] == plain["conversations"]
+    assert both["conversations"] == length["conversations"] != plain["conversations"]
+    assert length["tokens"] == plain["tokens"]
+    assert both["tokens"] == share["tokens"] != plain["tokens"]
+
+
 def test_loggers_are_in_no_key_and_reach_the_training_alone() -> None:
     silent, told = values(), values()
     told["train"]["loggers"] = ["tensorboard", "wandb"]

@@ -19,10 +19,11 @@ from specc.core.errors import SpeccError
 from specc.datagen.rows import Message, ToolCall
 from specc.datagen.template import ChatTemplate, render, render_with_spans
 
-Reason = Literal["no_answer", "template_refused", "unstable_prefix", "empty_mask", "too_long"]
+Reason = Literal["no_answer", "template_refused", "unstable_prefix", "empty_mask", "too_long", "few_trained"]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 """Why a row is left out: it has no assistant turn; the template raised; the prompt that the template makes is no
-prefix of the same conversation with its answer; nothing in it is trained; not one trained token fits."""
+prefix of the same conversation with its answer; nothing in it is trained; not one trained token fits; a smaller share
+of its tokens is trained than `data.filters.min_trained_share` asks for."""
 
 Span = tuple[int, int]
 SENTINEL: Final = "0specc0"
@@ -117,6 +118,8 @@ class Masker:
             own = self._render(messages, tools)
             said, stop = self._ends(messages, own, tools)
             start = len(prompt) if own.startswith(prompt) else self._behind_header(messages, own, tools)
+            if start is None:
+                start = self._behind_question(messages, own, tools)
             if start is not None and start <= said:
                 return own[start : said if cut else len(own)], stop - start
             refused = LeftOutError(
@@ -143,6 +146,23 @@ class Masker:
         others = [self._render([*messages[:-1], other], tools) for other in stand_ins(messages[-1], thought=True)]
         found = own.rfind(header, 0, min(map(partial(shared, own), others)))
         return found + len(header) if found >= 0 else None
+
+    def _behind_question(self, messages: Sequence[Message], own: str, tools: str | None) -> int | None:
+        r"""Return where in `own` the last of `messages` begins, told by what it is behind the last question alone.
+
+        Mistral's template writes the system prompt into the last message, and only while that is the user's: the text
+        of the whole does not begin with the prompt, and yet ends with what is said behind it.
+
+            prompt        …</s>[INST] Be brief.\n\nWhat is the capital of France?[/INST]
+            own           …</s>[INST] What is the capital of France?[/INST] Paris.</s>
+            question alone  <s>[INST] What is the capital of France?[/INST]├ Paris.</s>┤
+        """
+        if messages[-2]["role"] != "user":
+            return None
+        question, answer = messages[-2:]
+        asked, alone = self._render([question], tools, prompt=True), self._render([question, answer], tools)
+        said = alone.removeprefix(asked)
+        return len(own) - len(said) if alone.startswith(asked) and said and own.endswith(said) else None
 
     def _by_marks(self, messages: Sequence[Message], turns: Sequence[int], tools: str | None) -> Marked:
         try:

@@ -21,7 +21,7 @@ from specc.core.stage import Stage
 from specc.datagen.conversations import identified, with_system
 from specc.datagen.formats import rows_of
 from specc.datagen.gguf_tokenizer import write_tokenizer
-from specc.datagen.masks import REASONS, LeftOutError, Marked, cut_at
+from specc.datagen.masks import REASONS, LeftOutError, Marked
 from specc.datagen.rows import Row, read_rows, read_shards
 from specc.datagen.shapes import ShapeError, shape_of
 from specc.datagen.sources import Source, sources_of
@@ -192,7 +192,7 @@ def _kept(encoder: Encoder, found: Encoded | LeftOutError) -> Item:
     if isinstance(found, LeftOutError):
         return Item(None, error=found)
     try:
-        return Item(found, cut_at(found.mask, found.behind, encoder.sequence_length))
+        return Item(found, encoder.kept(found))
     except LeftOutError as error:
         return Item(found, min(len(found.mask), encoder.sequence_length), error)
 

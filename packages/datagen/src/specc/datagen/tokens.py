@@ -27,7 +27,10 @@ from specc.datagen.rows import Row, Said, read_rows, read_shards, shard_info, sh
 from specc.datagen.template import ChatTemplate
 
 COUNTS: Final = ("cut", "context_turns", *REASONS)
-"""What the tensor `counts` `[7]` of a shard counts: so that a shard taken over from another build still knows."""
+"""What the tensor `counts` of a shard counts, so that a shard taken over from another build still knows: all of it with
+`data.filters.min_trained_share` (`[8]`), and else all but the last (`[7]`)."""
+FILTER: Final = "few_trained"
+"""The reason that the spec gives: nothing is wrong with such a row."""
 SPLITS: Final = {"train": 0, "validation": 1}
 _TOP: Final = 2**31 - 1
 """The largest token id that a shard holds; no vocabulary is as large."""
@@ -39,6 +42,7 @@ HINTS: Final[Mapping[str, str]] = {
     "unstable_prefix": "the template writes something else before an answer than its generation prompt says:"
     " give the verifier a template with `{% generation %}` marks, or, if it thinks first, let it answer itself",
     "too_long": "every prompt is longer than `data.sequence_length`: give a larger one",
+    "few_trained": "a smaller share of every row is trained than `data.filters.min_trained_share` asks for: lower it",
 }
 """What to do when no row is left, by the most frequent reason."""
 
@@ -61,12 +65,16 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A verifier's tokenizer as vLLM uses it for chats, and the chat template's masks."""
+    """A verifier's tokenizer as vLLM uses it for chats, and the chat template's masks.
+
+    Of a row at least the share `least` of its tokens is trained, else it is left out; None is no filter.
+    """
 
     tokenizer: Tokenizer
     masker: Masker
     sequence_length: int
     vocabulary: int
+    least: float | None = None
 
     @classmethod
     def load(cls, folder: Path, params: Mapping[str, Any]) -> Encoder:
@@ -76,7 +84,13 @@ class Encoder:
         names = [*special_tokens(tokenizer).values(), *(name for name in ends if name)]
         template = ChatTemplate.load(folder, params["data"].get("responses", {}).get("template"))
         masker = Masker(template, sorted(set(names)), params["date"])
-        return cls(tokenizer, masker, params["data"]["sequence_length"], config["vocab_size"])
+        least = params["data"].get("filters", {}).get("min_trained_share")
+        return cls(tokenizer, masker, params["data"]["sequence_length"], config["vocab_size"], least)
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """What a shard's `counts` count."""
+        return COUNTS[:-1] if self.least is None else COUNTS
 
     def encode(self, rows: Sequence[Said]) -> list[Encoded | LeftOutError]:
         """Return the rows as tokens, whole, or why they cannot be trained on."""
@@ -95,6 +109,14 @@ class Encoder:
         """Return a rendered conversation as tokens."""
         return _encoded(marked, self.tokenizer.encode(marked.text, add_special_tokens=False))
 
+    def kept(self, found: Encoded) -> int:
+        """Return how many of a row's tokens to keep; raises `LeftOutError` if it is left out."""
+        length = cut_at(found.mask, found.behind, self.sequence_length)
+        trained = int(found.mask[:length].sum())
+        if self.least is not None and trained < self.least * length:
+            raise LeftOutError("few_trained", f"{trained} of {length} tokens are trained")
+        return length
+
     def shard(self, rows: list[Row]) -> tuple[dict[str, NDArray[Any]], list[str]]:
         """Return the tensors of a shard, and where and why rows were left out."""
         counts, refused = Counter[str](), list[str]()
@@ -103,10 +125,11 @@ class Encoder:
             try:
                 if isinstance(found, LeftOutError):
                     raise found
-                length = cut_at(found.mask, found.behind, self.sequence_length)
+                length = self.kept(found)
             except LeftOutError as error:
                 counts[error.reason] += 1
-                refused.append(f"{row['source']}:{row['line']}: {error.detail}")
+                if error.reason != FILTER:
+                    refused.append(f"{row['source']}:{row['line']}: {error.detail}")
                 continue
             counts["cut"] += length < len(found.mask)
             counts["context_turns"] += found.context_turns
@@ -119,7 +142,7 @@ class Encoder:
             "offsets": np.cumsum([0, *(len(item) for item in ids)], dtype=np.int64),  # [rows + 1]
             "row": np.array([row["row"] for row in kept], np.int64),  # [rows]
             "split": np.array([SPLITS[row["split"]] for row in kept], np.uint8),  # [rows]
-            "counts": np.array([counts[name] for name in COUNTS], np.int64),  # [counts]
+            "counts": np.array([counts[name] for name in self.counts], np.int64),  # [counts]
         }
         if (highest := int(tensors["input_ids"].max(initial=0))) >= self.vocabulary:
             raise SpeccError(
@@ -143,9 +166,10 @@ def tokens(stage: Stage) -> None:
         "date": stage.params["date"],
         "verifier": verifier.digest,
         **stage.params["data"].get("responses", {}),
+        **stage.params["data"].get("filters", {}),
     }
     sources = read_shards(rows)
-    shards, counts, refused = list[dict[str, Any]](), np.zeros(len(COUNTS), np.int64), list[str]()
+    shards, counts, refused = list[dict[str, Any]](), np.zeros(len(encoder.counts), np.int64), list[str]()
     done, total = 0, sum(source.rows for source in sources)
     for number, source in enumerate(sources):
         name = shard_name(number, ".safetensors")
@@ -165,12 +189,14 @@ def tokens(stage: Stage) -> None:
         done += source.rows
         stage.progress(done, total, "rows")
     sums = {key: sum(shard[key] for shard in shards) for key in ("rows", "tokens", "trained_tokens")}
-    counted = {name: int(count) for name, count in zip(COUNTS, counts, strict=True)}
-    left_out = {reason: counted[reason] for reason in REASONS if counted[reason]}
+    counted = {name: int(count) for name, count in zip(encoder.counts, counts, strict=True)}
+    left_out = {reason: counted[reason] for reason in REASONS if counted.get(reason)}
     check_masks(sums["tokens"], sums["trained_tokens"], left_out, encoder.masker.template.source)
-    if left_out:
+    if odd := {reason: count for reason, count in left_out.items() if reason != FILTER}:
         example = f"; the first: {refused[0]}" if refused else ""
-        stage.warn(f"{sum(left_out.values())} of {total} rows were left out ({listed(left_out)}){example}")
+        stage.warn(f"{sum(odd.values())} of {total} rows were left out ({listed(odd)}){example}")
+    if filtered := left_out.get(FILTER):
+        stage.note(f"{filtered} of {total} rows have too small a share of trained tokens and were left out")
     index = {
         **sums,
         "cut": counted["cut"],

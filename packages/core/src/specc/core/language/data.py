@@ -192,6 +192,9 @@ class Filters(Section):
     near_duplicates: Annotated[float, Field(ge=0.5, lt=1)] | None = None
     """Similarity from which a conversation is a duplicate of an earlier one: the share of character sequences that
     both have (Jaccard), estimated by MinHash. Default: equal conversations alone, which are always left out."""
+    min_trained_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Smallest share of a conversation's tokens that is trained, after it was cut to `data.sequence_length`; asked by
+    the stage `tokens`. Default: no bound."""
 
 
 class Data(Section):

@@ -59,6 +59,8 @@ RUNTIME: Final[Mapping[str, str]] = {"runtime.threads": "threads", "runtime.trai
 
 _FOUND: Final = ("commit", "revision", "config", "split", "path", "preset", "licence")
 """What of a source says where its files were found."""
+TRAINED_SHARE: Final = "min_trained_share"
+"""The filter that needs tokens, and is asked where they are made."""
 LANGUAGE_MODEL: Final = "py3langid 0.4.0"
 """Distribution and version of what tells a text's language: its model decides which rows are kept."""
 
@@ -124,15 +126,17 @@ def _conversations(values: Values) -> StageRow:
     data, validation = values["data"], values["data"]["validation"]
     items: list[Any] = [*data["sources"], *validation["sources"]]
     outside = [label(item) for item in items if "file" not in item]
-    told = "languages" in data.get("filters", {})
+    filters = {name: value for name, value in data.get("filters", {}).items() if name != TRAINED_SHARE}
+    told = "languages" in filters
     params = {
         **pick(values, "data.system_prompt", "data.shard_rows")["data"],
         "sources": [_read(item) for item in data["sources"]],
         "validation": {**validation, "sources": [_read(item) for item in validation["sources"]]},
-        **{name: data[name] for name in ("filters", "bad_rows") if name in data},
+        **({"filters": filters} if filters else {}),
+        **({"bad_rows": data["bad_rows"]} if "bad_rows" in data else {}),
     }
     if told:
-        params["filters"] = {**data["filters"], "language_model": LANGUAGE_MODEL}
+        params["filters"] = {**filters, "language_model": LANGUAGE_MODEL}
     return StageRow(
         name="conversations",
         version=1,
@@ -178,11 +182,12 @@ def _template(values: Values) -> tuple[str, ...]:
 
 def _tokens(values: Values) -> StageRow:
     generated = values["data"]["responses"]["from"] == "verifier"
+    least = (f"data.filters.{TRAINED_SHARE}",) if TRAINED_SHARE in values["data"].get("filters", {}) else ()
     return StageRow(
         name="tokens",
-        version=1,
+        version=2,
         params=pick(values, "data.sequence_length", "data.shard_rows", "verifier.config", "verifier.tokenizer_sha256",
-                    "verifier.chat_template_sha256", "date", *_template(values)),
+                    "verifier.chat_template_sha256", "date", *_template(values), *least),
         inputs={"rows": "responses" if generated else "conversations", "verifier": "verifier"},
         facets=("tokenizers", "jinja2"),
     )  # fmt: skip
