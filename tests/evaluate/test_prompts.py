@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from drafts import source
+from small import make_tokenizer
 from specc.core.errors import SpeccError
-from specc.evaluate import read_prompts
+from specc.datagen import template as templates
+from specc.datagen.shapes import read_row
+from specc.datagen.template import ChatTemplate
+from specc.datagen.tokens import load_tokenizer
+from specc.evaluate import read_prompts, render
+from talks import WEATHER
 
 USER = {"role": "user", "content": "Why?"}
 ANSWER = {"role": "assistant", "content": "Because."}
@@ -28,6 +34,37 @@ def read(tmp_path: Path, *rows: object, rows_wanted: int | None = None, system: 
 def test_what_follows_the_last_user_turn_is_what_is_asked_for(tmp_path: Path) -> None:
     found = read(tmp_path, {"messages": [USER, ANSWER, USER, ANSWER]}, {"prompt": "How?"})
     assert found == [["user: Why?", "assistant: Because.", "user: Why?"], ["user: How?"]]
+
+
+def test_tools_are_what_is_asked_with_and_nothing_is_asked_behind_a_call(tmp_path: Path) -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    rows = (
+        {"messages": [USER, called, {"role": "tool", "content": "1"}, ANSWER, USER], "tools": [WEATHER]},
+        {"prompt": "How?", "tools": json.dumps([WEATHER["function"]])},
+        {"prompt": "How?", "tools": []},
+    )
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second, third = read_prompts([source(path, "p.jsonl")], lambda _: path, None)
+    assert first.messages == (USER,)
+    assert first.tools == second.tools == read_row({"messages": [USER], "tools": [WEATHER]}).get("tools"), "as trained"
+    assert third.tools is None
+    with pytest.raises(SpeccError, match=r"`tools\[0\]` names no function") as caught:
+        read(tmp_path, {"prompt": "How?", "tools": [{"description": "x"}]})
+    assert str(caught.value.where) == "p.jsonl:1:1"
+
+
+@pytest.mark.engine
+def test_a_prompt_with_tools_is_the_text_that_training_shows(tmp_path: Path, root: Path) -> None:
+    make_tokenizer(tmp_path, (root / "tests/datagen/templates/qwen3.jinja").read_text())
+    asked = read_row({"messages": [SYSTEM, USER], "tools": [WEATHER]})
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"messages": [SYSTEM, USER], "tools": [WEATHER]}) + "\n")
+    (ids,) = render(read_prompts([source(path, "p.jsonl")], lambda _: path, None), tmp_path, "2026-11-23")
+    text = templates.render(ChatTemplate.load(tmp_path), asked["messages"], tools=asked.get("tools"),
+                            add_generation_prompt=True, date="2026-11-23")  # fmt: skip
+    assert load_tokenizer(tmp_path).encode(text, add_special_tokens=False).ids == ids
+    assert "The weather of a day." in text
 
 
 def test_a_system_prompt_goes_where_there_is_none(tmp_path: Path) -> None:

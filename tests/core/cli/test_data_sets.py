@@ -11,6 +11,8 @@ import pytest
 
 from hub import Hub
 from projects import Project, make_project
+from specc.core.cli.load import _of_spec
+from specc.core.errors import SpeccError
 
 PATH = "data/question.jsonl"
 ROW = {"question_id": 1, "category": "coding", "turns": ["Sort a list.", "Now backwards."]}
@@ -28,6 +30,7 @@ evaluate:
 
 @pytest.fixture
 def project(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("SPECC_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # and not what `--offline` leaves behind in this process
     hub.push("org/questions", {PATH: DATA})
     made = make_project(tmp_path / "project", tmp_path / "store")
@@ -70,11 +73,19 @@ def test_a_locked_build_asks_no_hub_for_what_is_not_pinned(project: Project, hub
     assert "the data set `org/questions` has no file `data/other.jsonl`" in err
 
 
+def test_a_load_over_prompts_that_are_not_fetched_says_how_they_are(project: Project) -> None:
+    project.run("lock", "tiny.yaml")
+    with pytest.raises(SpeccError, match="the prompts of the data set `org/questions` are not fetched yet") as caught:
+        _of_spec(project.folder / "tiny.yaml", ())
+    assert "specc build --stage prompts" in (caught.value.hint or "")
+
+
 @pytest.mark.engine
 def test_the_stage_fetches_the_pinned_bytes(project: Project, hub: Hub) -> None:
     project.run("build", "--stage", "prompts", "tiny.yaml")
     path = project.artifact("prompts") / "org/questions/data/question.jsonl"
     assert path.read_bytes() == DATA
+    assert _of_spec(project.folder / "tiny.yaml", ()) == (["Sort a list."], 64), "what a load asks too"
     hub.asked.clear()
     _, err = project.run("build", "--stage", "prompts", "--offline", "tiny.yaml")
     assert "nothing to do" in err

@@ -37,7 +37,7 @@ def test_a_spec_without_an_evaluation_brings_no_prompts(tmp_path: Path) -> None:
     path = project.folder / "tiny.yaml"
     spec = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({name: value for name, value in spec.items() if name not in ("evaluate", "checks")}))
-    assert _of_spec(path, ()) == ((), MAX_TOKENS)
+    assert _of_spec(path, ()) == ([], MAX_TOKENS)
 
 
 def test_a_verifier_without_a_chat_template_goes_on_with_texts(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_load_reports_both_sides_and_leaves_no_process(small_served: Served, t
         profile="throughput",
         seconds=3,
         folder=to,
-        prompts=[prompts],
+        prompts=texts(prompts),
         max_tokens=24,
         streams=(4,),
         variables={"VLLM_CPU_KVCACHE_SPACE": "1"},

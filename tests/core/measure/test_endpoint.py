@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Server(BaseHTTPRequestHandler):
     each = True
     wrong: str | None = None
     keys: set[str | None] = set()  # noqa: RUF012 - each test has a class of its own
+    tools: list[Any] = []  # noqa: RUF012 - as above
     lock = threading.Lock()
 
     def do_GET(self) -> None:
@@ -67,6 +69,7 @@ class Server(BaseHTTPRequestHandler):
             return self._send(400, b'{"error": {"message": "max_tokens is too large"}}')
         if kind.wrong == "key":
             return self._send(401, b"")
+        kind.tools.append([body.get("tools"), body.get("tool_choice")])
         with kind.lock:
             kind.asked, kind.now = kind.asked + 1, kind.now + 1
             kind.most = max(kind.most, kind.now)
@@ -92,7 +95,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Server]]]:
-    kind = type("Mine", (Server,), {"keys": set(), "lock": threading.Lock()})
+    kind = type("Mine", (Server,), {"keys": set(), "tools": [], "lock": threading.Lock()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -105,6 +108,14 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Server]]
 def ask(url: str, *, plain: str | None = None, timeout: float = 20.0, **options: Any) -> dict[str, Any]:
     return drive(url, PROMPTS, plain_url=plain, timeout=timeout, say=lambda _: None, max_tokens=8, repeats=2,
                  **{"temperatures": [0.0], "batch_sizes": [2], **options})  # fmt: skip
+
+
+def test_a_prompt_is_asked_with_its_tools(served: tuple[str, type[Server]]) -> None:
+    url, kind = served
+    tools = json.dumps([{"type": "function", "function": {"name": "f", "description": None, "parameters": None}}])
+    drive(url, [*PROMPTS[:1], replace(PROMPTS[1], tools=tools)], plain_url=None, timeout=20.0, say=lambda _: None,
+          max_tokens=8, repeats=2, temperatures=[0.0], batch_sizes=[1])  # fmt: skip
+    assert kind.tools[-2:] == [[None, None], [json.loads(tools), "none"]]
 
 
 def test_a_server_is_counted_and_timed_in_a_closed_loop(served: tuple[str, type[Server]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ def prompts_of(stage: Stage, verifier: Path) -> tuple[list[Prompt], list[list[in
 def render(
     prompts: Iterable[Prompt], verifier: Path, date: str, arguments: Mapping[str, Any] | None = None
 ) -> list[list[int]]:
-    """Return each prompt as token ids, the start of the assistant's turn at its end.
+    """Return each prompt as token ids, the start of the assistant's turn at its end, with the tools that it lists.
 
     `date` (`2026-11-23`) is what the template prints for today; `arguments` are those of the spec. Raises `SpeccError`
     if there is no chat template, or if it refuses a prompt.
@@ -47,8 +48,8 @@ def render(
         try:
             # A template variable hides the function of the same name that would read the clock.
             tokens = tokenizer.apply_chat_template(
-                list(prompt.messages), add_generation_prompt=True, return_dict=False, strftime_now=today.strftime,
-                **(arguments or {}),
+                list(prompt.messages), tools=json.loads(prompt.tools) if prompt.tools else None,
+                add_generation_prompt=True, return_dict=False, strftime_now=today.strftime, **(arguments or {}),
             )  # fmt: skip
         except jinja2.TemplateError as error:
             raise SpeccError(f"the verifier's chat template refuses this prompt: {error}", where=prompt.where,

@@ -14,7 +14,8 @@ from specc.core.cli.target import is_spec
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute import terminable
 from specc.core.execute.machine import detect_class
-from specc.core.measure.load import MAX_TOKENS, SIDES, drive
+from specc.core.measure.load import MAX_TOKENS, SIDES, drive, texts
+from specc.core.measure.prompts import name_of
 
 
 def load(
@@ -36,8 +37,8 @@ def load(
         raise SpeccError("the reports of a load need a place", hint="`--to DIR` names a new directory", code=Exit.USAGE)
     served = find(target, only)
     refuse_unserved(served, detect_class()[0])
-    own, tokens = _of_spec(Path(target), only) if is_spec(target) else ((), MAX_TOKENS)
-    chosen = tuple(prompts) or own
+    own, tokens = _of_spec(Path(target), only) if is_spec(target) else ([], MAX_TOKENS)
+    chosen = [text for path in prompts for text in texts(path)] or own
     if not chosen:
         words("no prompts are named, and GuideLLM makes text up: what is accepted of it says little")
     with terminable():
@@ -81,14 +82,29 @@ def table(found: Mapping[str, Any]) -> list[str]:
     return [*columns(rows), f"mean acceptance length {number(length)}"]
 
 
-def _of_spec(path: Path, only: Collection[str]) -> tuple[tuple[Path, ...], int]:
-    """Return the prompt files of a spec's evaluation, and the longest answer that it asks for."""
+def _of_spec(path: Path, only: Collection[str]) -> tuple[list[str], int]:
+    """Return the prompts of a spec's evaluation, and the longest answer that it asks for.
+
+    Those of data sets are in the artifact `prompts`; raises `SpeccError` if that is not built.
+    """
     from specc.core.compiler import compile_spec
     from specc.core.execute import machine_name
+    from specc.core.plan import decide
 
     compiled = compile_spec(path, machine=machine_name(), only=tuple(only))
     evaluate: Mapping[str, Any] | None = compiled.values.get("evaluate")
     if evaluate is None:
-        return (), MAX_TOKENS
-    files = compiled.resolved.files
-    return tuple(files[item["file"]] for item in evaluate["prompts"] if "file" in item), int(evaluate["max_tokens"])
+        return [], MAX_TOKENS
+    fetched = next(
+        (item.digest for item in decide(compiled.plan, compiled.store) if item.stage.name == "prompts"), None
+    )
+    found = list[str]()
+    for item in evaluate["prompts"]:
+        if "file" in item:
+            found += texts(compiled.resolved.files[item["file"]], item)
+        elif fetched:
+            found += texts(compiled.store.path(fetched) / name_of(item), item)
+        else:
+            raise SpeccError(f"the prompts of the data set `{item['dataset']}` are not fetched yet",
+                             hint=f"`specc build --stage prompts {path}` fetches them")  # fmt: skip
+    return found, int(evaluate["max_tokens"])

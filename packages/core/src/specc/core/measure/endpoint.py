@@ -195,6 +195,14 @@ def _address(url: str) -> str:
     return url.rstrip("/")
 
 
+def _tools(prompt: Prompt) -> dict[str, Any]:
+    """Return what a request says of a prompt's tools: the template shows them, and nobody looks for calls in the text.
+
+    With `auto`, a server of vLLM that was started without a parser of calls takes no tools at all.
+    """
+    return {"tools": json.loads(prompt.tools), "tool_choice": "none"} if prompt.tools else {}
+
+
 def _closed_loop(
     server: Server, model: str, prompts: Sequence[Prompt], *, temperature: float, batch: int, max_tokens: int
 ) -> Asked:
@@ -205,7 +213,7 @@ def _closed_loop(
         found = server.read(
             "/chat/completions",
             {"model": model, "messages": list(prompt.messages), "max_tokens": max_tokens, "temperature": temperature,
-             "seed": seed},
+             "seed": seed, **_tools(prompt)},
         )  # fmt: skip
         try:
             text, tokens = found["choices"][0]["message"]["content"] or "", int(found["usage"]["completion_tokens"])

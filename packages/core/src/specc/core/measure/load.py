@@ -53,7 +53,7 @@ def drive(
     profile: str,
     seconds: int,
     folder: Path,
-    prompts: Sequence[Path] = (),
+    prompts: Sequence[str] = (),
     max_tokens: int = MAX_TOKENS,
     streams: Sequence[int] = STREAMS,
     rates: int = RATES,
@@ -64,8 +64,8 @@ def drive(
     """Drive a server with the speculator and one without it, and return what `load.json` in `folder` says.
 
     `profile` is one of `PROFILES`: requests one by one; as many at once as each of `streams`; all that `max(streams)`
-    lets through; or `rates` steps between the first and the last. Each step lasts `seconds`. The prompts are the
-    first turns of users in `prompts`, over and over, or else GuideLLM's synthetic text; answers are greedy, of up to
+    lets through; or `rates` steps between the first and the last. Each step lasts `seconds`. The prompts are `prompts`,
+    over and over, or else GuideLLM's synthetic text; answers are greedy, of up to
     `max_tokens` tokens. No prompt is answered from a cache. Beside ours, `folder`, new or empty, gets GuideLLM's own
     reports as JSON and as a page that asks no other host.
 
@@ -75,7 +75,6 @@ def drive(
         raise SpeccError("`guidellm` is not installed", hint="`pip install 'specc[load]'` brings it",
                          code=Exit.STAGE)  # fmt: skip
     device, _ = detect_class()
-    rows = [row for path in prompts for row in texts(path)]
     with new_folder(folder) as made:
         found: dict[str, Any] = {
             "name": served.name,
@@ -84,7 +83,7 @@ def drive(
             "seconds": seconds,
             "streams": list(streams),
             "max_tokens": max_tokens,
-            "prompts": len(rows) or "synthetic",
+            "prompts": len(prompts) or "synthetic",
             "speculative_tokens": served.values["export"]["speculative_tokens"],
             "order": list(SIDES),
             "guidellm": metadata.version("guidellm"),
@@ -114,7 +113,7 @@ def drive(
                 }
                 say(f"{side.replace('_', ' ')}: {profile} load, {seconds} s a step")
                 steps = rates if profile == "sweep" else len(streams) if profile == "concurrent" else 1
-                report = _run(served, server, scenario, rows=rows, report=made / f"guidellm-{side}.json",
+                report = _run(served, server, scenario, rows=prompts, report=made / f"guidellm-{side}.json",
                               seconds=steps * seconds)  # fmt: skip
                 found[side] = {"steps": [_step(one) for one in report["benchmarks"]]}
                 if side == SIDES[0]:
@@ -124,9 +123,12 @@ def drive(
     return found
 
 
-def texts(path: Path) -> list[str]:
-    """Return the first turn of a user of each row of a file of prompts; raises `SpeccError` for a row that has none."""
-    every = read_source(path, path.name, {}, None)
+def texts(path: Path, source: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the first turn of a user of each row of a file of prompts: of those rows that `source` takes.
+
+    Tools that a row lists are not among them. Raises `SpeccError` for a row that has no such turn.
+    """
+    every = read_source(path, path.name, source or {}, None)
     return [next(one["content"] for one in prompt.messages if one["role"] == "user") for prompt in every]
 
 

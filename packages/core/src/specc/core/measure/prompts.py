@@ -3,7 +3,10 @@
 A row has a conversation as `messages`, one question as `prompt`, or the user's side of a conversation as `turns`, as
 the rows of MT-Bench (Zheng et al. 2023, arXiv:2306.05685), Spec-Bench (Xia et al. 2024, arXiv:2401.07851) and
 SPEED-Bench (arXiv:2604.09557) have it; a list as `prompt` is such turns too. Of turns the first is asked alone: a later
-one follows on an answer, which is each verifier's own, so that two verifiers would not be asked the same.
+one follows on an answer, which is each verifier's own, so that two verifiers would not be asked the same. For the same
+reason nothing is asked behind the first call of a tool.
+
+`tools` (or `functions`) beside any of them are what the assistant may call: it is asked with them.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from typing import Any, Final
 
 from specc.core.errors import Position, SpeccError
 from specc.core.files import sha256_file
+from specc.core.tools import ShapeError, tools_of
 
 ROLES: Final = frozenset({"system", "user", "assistant"})
+CALLS: Final = frozenset({"tool_calls", "function_call"})
 FORMS: Final = 'a row is `{"messages": [{"role": "user", "content": "…"}]}`, `{"prompt": "…"}` or `{"turns": ["…"]}`'
 ABSENT: Final = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE"
 """How a row of SPEED-Bench begins whose text its makers may not hand on."""
@@ -28,11 +33,15 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation up to and with its last user turn, where it was read, and the subset that it counts in."""
+    """A conversation up to and with its last user turn, where it was read, and the subset that it counts in.
+
+    `tools` is the JSON text of those that the assistant may call, as `specc.core.tools` has it, if there are any.
+    """
 
     messages: tuple[Message, ...]
     where: Position
     subset: str = ""
+    tools: str | None = None
 
 
 def name_of(source: Mapping[str, Any]) -> str:
@@ -77,7 +86,7 @@ def read_source(path: Path, name: str, source: Mapping[str, Any], system_prompt:
             seen.add(category or "")
             if wanted is None or category in wanted:
                 subset = source.get("subset") or category or stem
-                yield Prompt(_messages(row, where, system_prompt), where, subset)
+                yield Prompt(_messages(row, where, system_prompt), where, subset, _tools(row, where))
 
     found = list(islice(taken(), source.get("rows")))
     if wanted is not None and not found:
@@ -122,6 +131,15 @@ def _table(path: Path, name: str) -> list[dict[str, Any]]:
         raise SpeccError("the Parquet file cannot be read", where=name, hint=FORMS) from error
 
 
+def _tools(row: Mapping[str, Any], where: Position) -> str | None:
+    """Return the tools of a row."""
+    key = next((key for key in ("tools", "functions") if row.get(key)), None)
+    try:
+        return tools_of(row[key], key) if key else None
+    except ShapeError as error:
+        raise SpeccError(str(error), where=where, hint="tools are a list of functions, or its JSON text") from error
+
+
 def _messages(row: Mapping[str, Any], where: Position, system_prompt: str | None) -> tuple[Message, ...]:
     given: Any = row.get("messages")
     turns: Any = row.get("turns", row.get("prompt"))
@@ -134,6 +152,8 @@ def _messages(row: Mapping[str, Any], where: Position, system_prompt: str | None
     messages: list[Message] = []
     said: list[Any] = given
     for turn in said:
+        if isinstance(turn, dict) and any(turn.get(key) for key in CALLS):
+            break  # what a tool answers belongs to this call, and the verifier may make another one, or none
         if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
             raise SpeccError("a turn needs a `role` and a text as `content`", where=where, hint=FORMS)
         messages.append({"role": turn["role"], "content": turn["content"]})

@@ -338,7 +338,7 @@ def _evaluation(values: Values) -> StageRow | None:
         return None
     return StageRow(
         name="evaluation",
-        version=2,
+        version=3,
         params=_asked(values, "export.speculative_tokens", without=("evaluate.grid",)),
         inputs={"checkpoint": "checkpoint", "draft": "draft", **_answered(values)},
         files=_prompt_files(values),
@@ -352,7 +352,7 @@ def _benchmark(values: Values) -> StageRow | None:
     draft = values["draft"]
     return StageRow(
         name="benchmark",
-        version=1,
+        version=2,
         params=_asked(values, without=("evaluate.lossless_prompts",)),
         inputs=_answered(values),
         files=_prompt_files(values),
