@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
 import json
+import lzma
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -10,16 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
 
 from specc.core import lock as locks
 from specc.core.algorithms import ALGORITHMS, Algorithm, TrainingCost
 from specc.core.contracts import Input, StageJob
 from specc.core.lock import CLASSES, MachineClass, machine_class
 from specc.core.plan import ROWS, Estimate, Estimator, Plan, decide, lower, stages, total
-from specc.core.plan.corpus import ANSWER, FRAME, LETTERS, SAMPLE, count, look_into, mean_answer
+from specc.core.plan.corpus import ANSWER, FRAME, LETTERS, count, look_into, mean_answer, uncounted
 from specc.core.plan.costs import COSTS, decoded
 from specc.core.plan.rates import BYTES, GFLOPS, SHARE, START
+from specc.core.plan.samples import SAMPLE
 from specc.core.resolve import restore
 from specc.core.store import Store
 from values import values
@@ -393,6 +402,15 @@ def test_an_evaluation_without_vllm_answers_few_prompts_and_slowly(tmp_path: Pat
     assert decoded(alone, corpus, "cpu").prompts == 4, "1,024 tokens in all"
 
 
+def test_sources_whose_rows_are_in_no_number_are_named(tmp_path: Path) -> None:
+    tree = values(**{"evaluate": None})
+    tree["data"]["sources"] += [{"dataset": "org/name", "files": {"x.parquet": "4"}, "rows": None},
+                                {"file": "a.arrow", "sha256": "5", "rows": None},
+                                {"dataset": "org/other", "files": {"x.parquet": "6"}, "rows": 7}]  # fmt: skip
+    files = {"prompts.jsonl": sized(tmp_path, 3, "prompts.jsonl"), "a.arrow": sized(tmp_path, 3, "a.arrow")}
+    assert uncounted(tree, files) == ["org/name", "a.arrow"]
+
+
 def test_every_stage_has_a_declared_rate() -> None:
     """Of one kind alone: by operations and a start, or by bytes."""
     assert set(BYTES).isdisjoint(START)
@@ -404,6 +422,56 @@ def sized(tmp_path: Path, count: int, name: str) -> Path:
     path = tmp_path / name
     path.write_text("".join(json.dumps({"prompt": "x" * 96}) + "\n" for _ in range(count)))
     return path
+
+
+ROWS_OF_A_TABLE = 4000
+ROW = {"messages": [{"role": "user", "content": "x" * 80}, {"role": "assistant", "content": "y" * 40}]}
+
+
+def packed(folder: Path, name: str) -> Path:
+    """Write many rows of one length into a file of the format that a name says."""
+    path, lines = folder / name, (json.dumps(ROW) + "\n") * ROWS_OF_A_TABLE
+    match name.partition(".")[2]:
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress(lines.encode()))
+        case "jsonl.bz2":
+            path.write_bytes(bz2.compress(lines.encode()))
+        case "jsonl.xz":
+            path.write_bytes(lzma.compress(lines.encode()))
+        case "json":
+            path.write_text(json.dumps([ROW] * ROWS_OF_A_TABLE, indent=1))
+        case "csv":
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([["prompt", "completion"], *[["x\n" * 40, "y" * 40]] * ROWS_OF_A_TABLE])
+        case "parquet":
+            table = pyarrow.Table.from_pylist([{**ROW, "kept": True, "share": 0.5}] * ROWS_OF_A_TABLE)
+            parquet.write_table(table, path, row_group_size=300)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.xz", "a.json", "a.csv", "a.parquet"])
+def test_rows_are_counted_from_the_start_of_a_file_or_from_what_it_states(name: str, tmp_path: Path) -> None:
+    found = look_into(None, packed(tmp_path, name))
+    assert found.known
+    assert found.rows == pytest.approx(ROWS_OF_A_TABLE, rel=0 if name == "a.parquet" else 0.05)
+    assert name == "a.parquet" or (found.asked, found.answered, found.turns) == (80, 40, 1)
+    assert look_into(7, packed(tmp_path, name)).rows == 7
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_small_tables_are_counted_whole(count: int, tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist([ROW] * count, schema=pyarrow.Table.from_pylist([ROW]).schema)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("prompt\n" + "b\n" * count)
+    (tmp_path / "a.json").write_text(json.dumps([ROW] * count))
+    assert [look_into(None, tmp_path / f"a.{kind}").rows for kind in ("parquet", "csv", "json")] == [count] * 3
+
+
+@given(data=st.binary(max_size=200), length=st.integers(0, 300))
+def test_a_damaged_footer_is_no_more_than_unknown(data: bytes, length: int, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.parquet"
+    path.write_bytes(b"PAR1" + data + length.to_bytes(4, "little") + b"PAR1")
+    assert look_into(None, path).rows >= 0 or not look_into(None, path).known
 
 
 def test_rows_of_folders_and_mixes_are_counted_and_those_of_others_are_not_known(tmp_path: Path) -> None:
@@ -424,6 +492,6 @@ def test_rows_of_folders_and_mixes_are_counted_and_those_of_others_are_not_known
     assert rows(folder, whole) == (240, True)
     assert rows(folder, outside) == (40, False)
     assert rows(folder, {**outside, "rows": 7}) == (47, True)
-    assert rows({"file": "e.jsonl.gz", "sha256": "5"}) == (0, False)
+    assert rows({"file": "e.jsonl.gz", "sha256": "5"}) == (0, False), "it is none"
     assert rows({**folder, "weight": 1.0}, {**whole, "weight": 3.0}) == (160, True)  # the folder ends it
     assert rows({**folder, "weight": 1.0}, {**outside, "weight": 3.0}) == (0, False)

@@ -31,10 +31,10 @@ class LeftOut(NamedTuple):
 class Allowance:
     """How many rows may be left out (`allowed`: a share of all below 1, else a number), and those that are.
 
-    `field` is the spec's that says so, and `cannot` what is wrong with such rows: `cannot be used`.
+    `path` is that of the spec's field that says so, and `cannot` what is wrong with such rows: `cannot be used`.
     """
 
-    field: str
+    path: str
     allowed: float
     cannot: str
     hint: str
@@ -60,7 +60,7 @@ class Allowance:
         shown = "".join(f"\n  {row.file}:{row.line}: {row.reason}" for row in self.rows[:SHOWN])
         more = f"\n  and {self.count - SHOWN} more" if self.count > SHOWN else ""
         rows = "1 row" if self.count == 1 else f"{self.count} rows"
-        allowed = f", and `{self.field}` allows {self.allowed:g}" if self.allowed else ""
+        allowed = f", and `{self.path}` allows {self.allowed:g}" if self.allowed else ""
         return SpeccError(f"{rows} of {total} {self.cannot}{allowed}{shown}{more}", hint=self.hint, code=code)
 
     def warning(self, total: int, file: str, what: str = "were left out") -> str:
@@ -68,7 +68,7 @@ class Allowance:
         them = "them" if self.count <= LISTED else f"the first {LISTED}"
         return f"{self.count} of {total} rows {self.cannot} and {what}: `{file}` of the artifact lists {them}"
 
-    def write(self, path: Path) -> None:
+    def write(self, file: Path) -> None:
         """Write the list: a line of JSON a row, with its `file`, `line` and `reason`."""
         lines = (json.dumps(row._asdict(), ensure_ascii=False, sort_keys=True) for row in self.rows)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="replace")
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="replace")

@@ -67,7 +67,7 @@ def transcript(row: Mapping[str, Any]) -> Row:
     before, *spoken = _SPEAKER.split(text)
     if before.strip() or not spoken:
         raise ShapeError("`transcript` does not begin with `USER:`")
-    messages = [{"role": "system", "content": system}] if system else []
+    messages: list[Row] = [{"role": "system", "content": system}] if system else []
     for index in range(0, len(spoken), 2):
         said = spoken[index + 1].replace(_END, "").strip()
         role, where = _ROLES[spoken[index]], f"turn {index // 2 + 1} of `transcript`"

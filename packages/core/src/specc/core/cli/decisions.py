@@ -10,6 +10,7 @@ from specc.core.cli.options import columns, human, minutes, paint
 from specc.core.compiler import Compiled, estimates, show
 from specc.core.execute import machine_name
 from specc.core.plan import Change, Decision, Estimate, decide, lower, total
+from specc.core.plan import uncounted as sources_uncounted
 
 _COLOURS = {"hit": "green", "build": "yellow", "build?": "cyan"}
 
@@ -144,6 +145,16 @@ def warnings(builds: Sequence[Compiled]) -> list[str]:
     """Return what a user should think of before building, each once."""
     every = (compiled.values["data"]["responses"] for compiled in builds)
     return list(dict.fromkeys(text for responses in every for text in _warned(responses)))
+
+
+def uncounted(builds: Sequence[Compiled], found: Iterable[Step]) -> str | None:
+    """Say which sources an estimate lacks, None where it lacks none."""
+    if total(work(found)).complete:
+        return None
+    names = list(dict.fromkeys(name for one in builds for name in sources_uncounted(one.values, one.resolved.files)))
+    listed = ", ".join(f"`{name}`" for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    why = "nothing says how many they are before they are read: give `rows`"
+    return f"the rows of {listed} are in no number above, for {why}" if names else None
 
 
 def _warned(responses: Mapping[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from specc.core.cli.decisions import (
     steps,
     summary,
     table,
+    uncounted,
     warnings,
     work,
 )
@@ -60,6 +61,8 @@ def command(  # noqa: PLR0917 - click passes by name
     if not json:
         click.echo(table(found) if len(chosen) == 1 else grouped(found))
         click.echo(summary(found, len(chosen)))
+        if lacks := uncounted(chosen, found):
+            words(f"note: {lacks}")
         for warning in warnings(chosen):
             words(f"warning: {warning}")
         if changed := class_of_profile(chosen[0]):

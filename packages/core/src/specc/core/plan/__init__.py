@@ -1,6 +1,6 @@
 """The plan: the graph of stages, their keys, what each of them needs and what it will take."""
 
-from specc.core.plan.corpus import read_json
+from specc.core.plan.corpus import read_json, uncounted
 from specc.core.plan.estimate import Estimate, Estimator, total
 from specc.core.plan.plan import (
     Change,
@@ -37,4 +37,5 @@ __all__ = [
     "runtime_of",
     "stages",
     "total",
+    "uncounted",
 ]

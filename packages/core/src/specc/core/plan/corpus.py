@@ -6,20 +6,19 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from specc.core.datafiles import Format, local_files, local_format
+from specc.core.datafiles import items_of, label, local_files, local_format
 from specc.core.errors import SpeccError
 from specc.core.plan.plan import Plan, decide
+from specc.core.plan.samples import sample
 from specc.core.plan.stages import Values
 from specc.core.store import Store
 
 INDEXED: Final = ("conversations", "responses", "tokens")
 """Stages whose artifacts say how much data there is."""
-SAMPLE: Final = 1 << 18
-"""Bytes of a data file that are read; the rows of a longer one are its size over the sample's mean line."""
-
 _SPOKEN: Final = ("messages", "conversations", "prompt")
 _ANSWERS: Final = ("output", "response", "completion")
 _ASKING: Final = ("system", "user", "human")
@@ -131,6 +130,12 @@ def count(
     )
 
 
+def uncounted(values: Values, files: Mapping[str, Path]) -> list[str]:
+    """Return the sources whose rows are not known before they are read, as a person calls them."""
+    look = cache(look_into)
+    return list(dict.fromkeys(label(item) for _, item in items_of(values) if not _text(item, files, look).known))
+
+
 def _text(item: Mapping[str, Any], files: Mapping[str, Path], look: Callable[[int | None, Path | None], Text]) -> Text:
     """Return what is in a source: of a hub's and of an address nothing is known but the rows that are asked for."""
     limit = item.get("rows")
@@ -180,43 +185,28 @@ class Text:
 
 
 def look_into(limit: int | None, path: Path | None) -> Text:
-    """Look into the start of a data file of which `limit` rows are taken.
-
-    Only where a row is a line its rows are told from its size: those of a compressed file, a table, a list of JSON and
-    CSV, whose cells may have lines, are not known.
-    """
-    if path is not None and local_format(path.name) not in (Format("jsonl"), Format("txt")):
-        path = None
+    """Look into the start of a data file of which `limit` rows are taken; what `sample` cannot tell is not known."""
     try:
-        size, sample = (path.stat().st_size, _start(path)) if path else (0, b"")
-    except OSError:
-        size, sample = 0, b""
-    lines = [line for line in sample.split(b"\n")[: None if size <= SAMPLE else -1] if line.strip()] or [sample]
-    if not sample:
+        found = sample(path, local_format(path.name)) if path else None
+    except (OSError, ValueError):
+        found = None
+    if found is None:
         return Text(rows=limit or 0, known=limit is not None)
-    line = sum(len(line) + 1 for line in lines) / len(lines)
-    rows = len(lines) if size <= SAMPLE else size / line
-    said = [_said(line) for line in lines]
+    rows = min(found.rows, limit or found.rows)
+    if not found.first:
+        return Text(rows=rows)
+    said = [_said(row) for row in found.first]
     turns, asked, answered = (sum(column) / len(said) for column in zip(*said, strict=True))
-    return Text(rows=min(rows, limit or rows), line=line, asked=asked, answered=answered, turns=turns)
+    return Text(rows=rows, line=found.line or ASKED, asked=asked, answered=answered, turns=turns)
 
 
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(SAMPLE)
-
-
-def _said(line: bytes) -> tuple[int, int, int]:
-    """Return a row's user turns, letters that are asked and letters that are answered; a line of no known shape asks.
+def _said(row: Any) -> tuple[int, int, int]:
+    """Return a row's user turns, letters that are asked and letters that are answered; a row of no known shape asks.
 
     The shapes are those of `specc.datagen.shapes`, which says what is wrong with a row: here nothing is.
     """
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
     if not isinstance(row, dict):
-        return 1, len(line), 0
+        return 1, len(str(row)), 0
     fields: dict[str, Any] = row
     asking: Any = fields.get("turns")
     if isinstance(asking, list) and asking:  # prompts as MT-Bench has them
