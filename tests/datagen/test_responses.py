@@ -120,7 +120,8 @@ def test_answers_are_the_verifiers_greedy_ones(tmp_path: Path) -> None:
 @pytest.mark.engine
 def test_sampling_repeats_however_the_run_went(tmp_path: Path) -> None:
     verifier = make_verifier(tmp_path / "verifier", max_position=LENGTH)
-    questions = [user(f"Explain case {number} to a child.") for number in range(80)]
+    # More tokens than a step takes, so that a prompt would be read in pieces: a CPU's generators know no way back.
+    questions = [user(f"Explain case {number} to a child. " + "Flour and water. " * 6) for number in range(80)]
     rows = [make_row(number, [question]) for number, question in enumerate(questions)]
     # The same question with the same id has the same random stream, in another shard and place.
     rows[79] = make_row(79, [questions[3]], name="3")

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from compiling import Compiler
+from specc.core.engines import answer_arguments
 from specc.core.targets import TARGETS
 
 
@@ -26,6 +27,12 @@ def test_the_engines_arguments_are_there_for_stages_that_start_them(plain: Compi
     deepspeed = json.loads((folder / "deepspeed.json").read_text())
     assert deepspeed["zero_optimization"]["stage"] == 1
     assert deepspeed["bf16"] == {"enabled": True}
+
+
+def test_where_answers_are_drawn_a_cpu_reads_no_prompt_in_pieces() -> None:
+    whole = {"enable_chunked_prefill": False}
+    assert answer_arguments({"temperature": 0.7}, "cpu") == whole
+    assert answer_arguments({"temperature": 0.0}, "cpu") == answer_arguments({"temperature": 0.7}, "cuda") == {}
 
 
 @pytest.mark.engine
