@@ -492,6 +492,8 @@ def test_rows_of_folders_and_mixes_are_counted_and_those_of_others_are_not_known
     assert rows(folder, whole) == (240, True)
     assert rows(folder, outside) == (40, False)
     assert rows(folder, {**outside, "rows": 7}) == (47, True)
+    assert rows(folder, {**outside, "examples": 500}) == (540, True), "as its card states them"
+    assert rows(folder, {**outside, "examples": 500, "rows": 7}) == (47, True)
     assert rows({"file": "e.jsonl.gz", "sha256": "5"}) == (0, False), "it is none"
     assert rows({**folder, "weight": 1.0}, {**whole, "weight": 3.0}) == (160, True)  # the folder ends it
     assert rows({**folder, "weight": 1.0}, {**outside, "weight": 3.0}) == (0, False)

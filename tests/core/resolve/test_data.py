@@ -58,6 +58,19 @@ def test_one_file_has_its_hash_and_several_have_each_their_own(tmp_path: Path) -
     assert refused(tmp_path, {"file": "e"}).message == "the folder `e` has no file of a format that is read"
 
 
+def test_the_rows_that_a_card_states_of_a_split_are_kept_for_estimates(hub: Hub, tmp_path: Path) -> None:
+    info = "dataset_info:\n- config_name: main\n  splits:\n  - {name: train, num_examples: 7473}\n  - {name: test," \
+        " num_examples: many}\n- config_name: other\n  splits: [7]\n"  # fmt: skip
+    files = {"README.md": CARD.replace("---\nconfigs", f"---\n{info}configs").encode(), "main/train-0.jsonl": b"1",
+             "main/test-0.jsonl": b"2", "other/x.jsonl": b"3"}  # fmt: skip
+    hub.push("org/name", files)
+    main = {"dataset": "org/name", "config": "main"}
+    found = pinned(tmp_path, main, {**main, "split": "test"}, {**main, "config": "other"},
+                   {"dataset": "org/name", "path": "other/x.jsonl"})  # fmt: skip
+    assert [item.get("examples") for item in found] == [7473, None, None, None]
+    assert pinned(tmp_path, main, known=found)[0]["examples"] == 7473, "the lock's, and no hub is asked"
+
+
 def test_a_split_is_pinned_by_commit_and_hashes_and_asked_for_once(hub: Hub, tmp_path: Path) -> None:
     files = {"README.md": CARD.encode(), "main/train-0.jsonl": b"1", "main/test-0.jsonl": b"2", "other/x.jsonl": b"3",
              "other/y.parquet": b"4"}  # fmt: skip

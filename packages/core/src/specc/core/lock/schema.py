@@ -56,6 +56,8 @@ class LockedSource(Source):
     """Commit of the data set."""
     licence: Annotated[str, Field(min_length=1)] | None = None
     """Licence of a preset's data set, as its card says it."""
+    examples: Annotated[int, Field(ge=1)] | None = None
+    """Rows of the split, as the data set's card states them: good for estimates, and nothing is held to it."""
 
 
 class LockedPrompts(Prompts):

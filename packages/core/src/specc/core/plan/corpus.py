@@ -137,11 +137,16 @@ def uncounted(values: Values, files: Mapping[str, Path]) -> list[str]:
 
 
 def _text(item: Mapping[str, Any], files: Mapping[str, Path], look: Callable[[int | None, Path | None], Text]) -> Text:
-    """Return what is in a source: of a hub's and of an address nothing is known but the rows that are asked for."""
+    """Return what is in a source: of a hub's nothing is known but the rows that are asked for, or that its card states.
+
+    Of an address it is the former alone.
+    """
     limit = item.get("rows")
     texts = [look(limit, files.get(name)) for name in local_files(item)]
     if len(texts) == 1:
         return texts[0]
+    if not texts and (stated := item.get("examples")):
+        return Text(rows=min(stated, limit or stated))
     if not texts or not all(text.known for text in texts):
         return Text(rows=limit or sum(text.rows for text in texts if text.known), known=limit is not None)
     line, asked, answered, turns = (

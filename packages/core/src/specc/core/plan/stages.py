@@ -57,8 +57,8 @@ class StageRow:
 RUNTIME: Final[Mapping[str, str]] = {"runtime.threads": "threads", "runtime.train.ranks": "ranks"}
 """Values that reach keys through the numerics class: their paths, and what it calls them."""
 
-_FOUND: Final = ("commit", "revision", "config", "split", "path", "preset", "licence")
-"""What of a source says where its files were found."""
+_FOUND: Final = ("commit", "revision", "config", "split", "path", "preset", "licence", "examples")
+"""What of a source says where its files were found, and what its card says of it."""
 TRAINED_SHARE: Final = "min_trained_share"
 """The filter that needs tokens, and is asked where they are made."""
 LANGUAGE_MODEL: Final = "py3langid 0.4.0"

@@ -18,9 +18,9 @@ from specc.core.language.text import printable
 from specc.core.presets import PRESETS
 from specc.core.references import placed
 from specc.core.resolve import hub
-from specc.core.resolve.datasets import SPLIT, files_of_split
+from specc.core.resolve.datasets import SPLIT, examples_of_split, files_of_split
 
-PINS: Final = ("commit", "files", "sha256", "split")
+PINS: Final = ("commit", "files", "sha256", "split", "examples")
 """What a lock adds to a source outside; to a preset also what its name stands for."""
 STANDS_FOR: Final = ("dataset", "config", "columns", "licence")
 _PINNED_BY: Final = {"dataset": "commit of the data set", "preset": "commit of the preset", "url": "sha256 of"}
@@ -96,6 +96,8 @@ def _pin_remote(item: dict[str, Any], known: Iterable[Item]) -> dict[str, Path]:
     hashes = hub.pin(found, files_of_split(found, item))
     item["commit"] = found.commit
     item.update(_pins(hashes, item.get("path")))
+    if (examples := examples_of_split(found, item)) is not None:
+        item["examples"] = examples
     return {}
 
 

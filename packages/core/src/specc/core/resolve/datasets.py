@@ -63,6 +63,25 @@ def files_of_split(found: hub.HubRepository, item: Mapping[str, Any]) -> list[st
                      hint=f"its splits are {known}; `path` names files")  # fmt: skip
 
 
+def examples_of_split(found: hub.HubRepository, item: Mapping[str, Any]) -> int | None:
+    """Return the rows that a data set's card states of the split that a source asks for, None if it says nothing.
+
+    `dataset_info` of a card is what the library `datasets` wrote when it made the files; nobody holds it to them, so
+    that it is good for an estimate and for nothing else.
+    """
+    told: Any = _head(found, CARD).get("dataset_info") if "split" in item and CARD in found.files else None
+    infos: list[Any] = told if isinstance(told, list) else [told]
+    known = {str(info.get("config_name", "default")): info for info in infos if isinstance(info, dict)}
+    config = item.get("config")
+    info = known.get(config) if config is not None else _default(known)
+    splits: Any = (info or {}).get("splits")
+    for split in cast("list[Any]", splits if isinstance(splits, list) else []):
+        count: Any = split.get("num_examples") if isinstance(split, dict) else None
+        if type(count) is int and count > 0 and split.get("name") == item["split"]:
+            return count
+    return None
+
+
 def _of_card(found: hub.HubRepository, config: str | None, data: list[str]) -> Splits:
     """Return the splits of a configuration that the data set's card lists, none if it lists no files."""
     listed = _configs(found)
@@ -94,23 +113,27 @@ def _of_card(found: hub.HubRepository, config: str | None, data: list[str]) -> S
 
 def _configs(found: hub.HubRepository) -> list[dict[str, Any]]:
     """Return the entries of `configs` in the YAML above a data set's card, or in a file of their own."""
-    import yaml
-
     told: Any = None
     for name in (ALONE, CARD):
-        if name not in found.files or told is not None:
-            continue
-        text = hub.fetch(found, name).decode(errors="replace").removeprefix("\ufeff")
-        parts = ["", text] if name == ALONE else re.split(r"^---\s*$", text, maxsplit=2, flags=re.MULTILINE)
-        if len(parts) < (2 if name == ALONE else 3) or parts[0].strip():
-            continue
-        try:
-            head: Any = yaml.safe_load(parts[1])
-        except (yaml.YAMLError, RecursionError) as error:
-            raise SpeccError(f"`{name}` of `{found.repo}` is not valid YAML", hint="name files with `path`") from error
-        told = head.get("configs") if isinstance(head, dict) else None
+        if name in found.files and told is None:
+            told = _head(found, name).get("configs")
     entries: list[Any] = told if isinstance(told, list) else []
     return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _head(found: hub.HubRepository, name: str) -> dict[str, Any]:
+    """Return the YAML above a data set's card, or that of a file of its own; empty if it is none."""
+    import yaml
+
+    text = hub.fetch(found, name).decode(errors="replace").removeprefix("\ufeff")
+    parts = ["", text] if name == ALONE else re.split(r"^---\s*$", text, maxsplit=2, flags=re.MULTILINE)
+    if len(parts) < (2 if name == ALONE else 3) or parts[0].strip():
+        return {}
+    try:
+        head: Any = yaml.safe_load(parts[1])
+    except (yaml.YAMLError, RecursionError) as error:
+        raise SpeccError(f"`{name}` of `{found.repo}` is not valid YAML", hint="name files with `path`") from error
+    return head if isinstance(head, dict) else {}
 
 
 def _default(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
