@@ -347,7 +347,7 @@ def _benchmark(values: Values) -> StageRow | None:
     draft = values["draft"]
     return StageRow(
         name="benchmark",
-        version=1,
+        version=2,
         params=_asked(values, without=("evaluate.lossless_prompts",)),
         inputs=_answered(values),
         files=_prompt_files(values),
