@@ -80,19 +80,6 @@ def _is_up(port: int) -> bool:
         return False
 
 
-def test_a_seed_repeats_what_is_drawn_with_a_draft(served: Served) -> None:
-    """The server has the plugin that mends its temperatures."""
-    said = set()
-    for _ in range(3):
-        body = {"model": "", "prompt": "Explain bread", "max_tokens": MAX_TOKENS, "temperature": 0.7, "seed": 3}
-        request = urllib.request.Request(
-            f"{served.url}/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            said.add(json.loads(answer.read())["choices"][0]["text"])
-    assert len(said) == 1
-
-
 def test_what_vllm_s_server_accepts_is_counted_answer_by_answer(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
