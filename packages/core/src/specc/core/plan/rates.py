@@ -214,9 +214,8 @@ def most_similar(stage: PlannedStage, runs: list[Run]) -> Run | None:
 
 def stand_ins(name: str, runs: Mapping[str, list[Run]]) -> list[Run]:
     """Return the runs of another stage that tell how fast this one is: of a benchmark, evaluations in vLLM."""
-    return (
-        [run for run in runs.get("evaluation", []) if "tokens_per_second" in run.record] if name == "benchmark" else []
-    )
+    some = runs.get("evaluation", []) if name == "benchmark" else []
+    return [run for run in some if "tokens_per_second" in run.record]
 
 
 def scaled(run: Run, stage: PlannedStage, corpus: Corpus, amount: float, flops: float | None) -> float | None:
