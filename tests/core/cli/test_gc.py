@@ -56,6 +56,27 @@ def test_what_a_ref_needs_stays_with_all_that_it_is_made_of(store: Store, capsys
     assert store.find("draft", other.key) is None
 
 
+def test_a_name_that_is_forgotten_keeps_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("tiny", "other"):
+        store.name_ref(name, put(store, "draft", name).digest)
+    assert main(["gc", "--forget", "nobody", "--keep-last", "0"]) == Exit.INPUT
+    assert "no artifact is named `nobody`" in capsys.readouterr().err
+    assert main(["gc", "--forget", "tiny", "--dry-run"]) == Exit.USAGE
+    capsys.readouterr()
+    assert len(gc(capsys, "--keep-last", "0", "--forget", "tiny")["artifacts"]) == 1
+    assert main(["status"]) == Exit.OK
+    said = capsys.readouterr().out
+    assert "other" in said
+    assert "tiny" not in said
+    store.remove(store.refs()["other"])
+    assert main(["status"]) == Exit.OK
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["other", "missing"]
+    store.forget_ref("other")
+    assert main(["status"]) == Exit.OK
+    assert "has a name" in capsys.readouterr().err
+    assert main(["status", "--only", "a=b"]) == Exit.USAGE
+
+
 def test_the_newest_are_those_that_were_built_last_whatever_the_clock_said(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

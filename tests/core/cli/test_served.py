@@ -107,6 +107,20 @@ def test_greedy_text_is_the_same_with_and_without_the_speculator_and_drafts_are_
     assert plain.speculation() == Counts(drafts=0, draft_tokens=0, accepted=0, per_position=())
 
 
+def test_a_seed_repeats_what_is_drawn_with_a_draft(servers: tuple[Running, Running]) -> None:
+    """The server has the plugin that mends temperatures: without it they are what was in memory before."""
+    from openai import OpenAI
+
+    said = set[str]()
+    with OpenAI(base_url=servers[0].said["url"], api_key="none", max_retries=0, timeout=60) as client:
+        for _ in range(4):
+            drawn = client.completions.create(
+                model="small-eagle3", prompt=PROMPTS[0], max_tokens=32, temperature=0.7, seed=3
+            )
+            said.add(drawn.choices[0].text)
+    assert len(said) == 1
+
+
 def test_what_the_command_says_is_what_runs(servers: tuple[Running, Running]) -> None:
     speculating, plain = servers
     assert Path(speculating.said["log"]).read_text().startswith("--- ")

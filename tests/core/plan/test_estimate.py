@@ -235,6 +235,22 @@ def test_an_evaluation_is_scaled_by_its_prompts(store: Store, tmp_path: Path) ->
     assert (found.seconds, found.measured) == (pytest.approx(60.0), True)
 
 
+@pytest.mark.parametrize("vllm", [True, False])
+def test_a_benchmark_is_measured_by_an_evaluation_in_vllm(vllm: bool, store: Store, tmp_path: Path) -> None:
+    grid = {"temperatures": [0.0], "speculative_tokens": [3], "batch_sizes": [16], "repeats": 3}
+    tree = values(**{"evaluate.grid": grid})
+    files = write(tmp_path / "prompts", {"prompt": "x" * 100}, 40)
+    plan = put_data(store, tree)
+    for stage in ("vocabulary", "hidden_states", "draft", "checkpoint"):
+        put(store, plan, stage, {})
+    rates = {"tokens_per_second": {"plain": 30.0}} if vllm else {}
+    put(store, plan, "evaluation", {"prompts": 20}, seconds=30.0, **rates)
+    found = estimates(tree, MACHINE, store, files)
+    one, other = found["benchmark"], found["evaluation"]
+    assert one.measured == vllm
+    assert not vllm or one.seconds == pytest.approx(60 * (one.flops or 0) / (other.flops or 1))
+
+
 def test_stages_without_a_model_are_measured_by_bytes(store: Store, tmp_path: Path) -> None:
     put(store, lower(values(), MACHINE), "conversations", {"rows": 10, "text": "x" * 1000}, seconds=3.0, order=1)
     size = store.manifest(store.digests()[0]).size

@@ -59,7 +59,8 @@ def attend(x: Tensor, keys_of: Tensor, weights: Weights, name: str, config: Mapp
     value = part(keys_of, "v", groups).repeat_interleave(heads // groups, 1)
     scores = torch.einsum("qhd,khd->hqk", query, key) / math.sqrt(size)
     shares = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-    return F.linear(torch.einsum("hqk,khd->qhd", shares, value).flatten(1), weights[f"{name}.o_proj.weight"])
+    found = torch.einsum("hqk,khd->qhd", shares, value).flatten(1)
+    return F.linear(found, weights[f"{name}.o_proj.weight"], weights.get(f"{name}.o_proj.bias"))
 
 
 def feed(x: Tensor, weights: Weights, name: str) -> Tensor:

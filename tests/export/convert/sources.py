@@ -207,6 +207,16 @@ def eagle() -> Written:
     return Written(dict(LLAMA), tensors)
 
 
+def eagle_biased() -> Written:
+    """EAGLE-2 of SafeAILab for a Qwen2: biases of queries, keys and values, and one of the fusion."""
+    plain, draw = eagle(), Draw(10)
+    biases = {f"layers.0.self_attn.{one}_proj.bias": draw.matrix(size)
+              for one, size in (("q", HEADS * SIZE), ("k", GROUPS * SIZE), ("v", GROUPS * SIZE))}  # fmt: skip
+    own = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "qkv_bias": True, "sliding_window": 128,
+           "use_sliding_window": False}  # fmt: skip
+    return Written({**LLAMA, **own}, {**plain.tensors, **biases, "fc.bias": draw.matrix(HIDDEN)})
+
+
 ALL: Mapping[str, tuple[str, Callable[[], Written]]] = {
     "SafeAILab": ("eagle3", safeailab),
     "SafeAILab, all tokens": ("eagle3", lambda: safeailab(VOCAB)),
@@ -222,6 +232,7 @@ ALL: Mapping[str, tuple[str, Callable[[], Written]]] = {
     "DSpark, gated": ("dspark", lambda: dspark("gated")),
     "DSpark, rnn": ("dspark", lambda: dspark("rnn")),
     "EAGLE-1": ("eagle", eagle),
+    "EAGLE-2, biased": ("eagle", eagle_biased),
 }
 """Every layout but MTP, in the variants that its repositories publish, by the name that detection gives it."""
 

@@ -173,6 +173,18 @@ def test_an_mtp_head_goes_out_of_a_verifier_and_back(tmp_path: Path) -> None:
     _, said = project.run("convert", "mimo", "--verifier", "mimo", "--out", "x", "--from", "eagle3", expect=1)
     assert "--from" in said
 
+    # What came out has a name, which keeps it, and what it is made of, without its lock; and which it is served by.
+    assert (head["ref"], back["ref"]) == ("mimo", "head")
+    for name in ("head", "whole"):
+        (tmp_path / f"{name}.lock.json").unlink()
+    assert json.loads(project.run("gc", "--keep-last", "0", "--json")[0])["artifacts"] == []
+    named = {one["name"]: one["digest"] for one in json.loads(project.run("status", "--json")[0])["named"]}
+    assert named == {"mimo": head["artifacts"]["converted"], "head": back["artifacts"]["stitched"]}
+    served = json.loads(project.run("serve", "head", "--dry-run", "--json")[0])
+    assert named["head"][7:19] in served["speculator"]
+    gone = json.loads(project.run("gc", "--keep-last", "0", "--forget", "head", "--json")[0])["artifacts"]
+    assert {one["stage"] for one in gone} == {"converted", "stitched"}
+
 
 def test_a_spec_starts_from_a_conversion_and_its_plan_shows_it(project: Project) -> None:
     made, _ = convert(project, "./draft", "--verifier", "./verifier", "--out", "out/again")

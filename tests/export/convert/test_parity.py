@@ -46,7 +46,7 @@ def loaded(folder: Path, verifier: Path, config: dict[str, Any], name: str) -> A
     return load(tensors, draft, own, read_verifier(verifier, own, tensors.get("d2t"), torch.float32)), draft, own
 
 
-@pytest.mark.parametrize("name", [name for name in sources.ALL if name != "EAGLE-1"])
+@pytest.mark.parametrize("name", [name for name, (row, _) in sources.ALL.items() if row != "eagle"])
 def test_a_converted_draft_computes_what_its_source_does(name: str, verifier: Path, tmp_path: Path) -> None:
     detected, make = sources.ALL[name]
     written, config = make(), drafts.verifier_config(verifier)
@@ -92,6 +92,50 @@ def test_a_converted_mtp_head_computes_what_it_did_in_its_verifier(tmp_path: Pat
         found = model.logits(Reading(ids, last[:, None, :][:, :0], last), torch.tensor(drafted, dtype=torch.int64))
         wanted = reference.mimo(raw, weights, (embedding, embedding), ids, last, drafted)
         torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("fused", [True, False])
+def test_biases_of_eagle_go_to_where_vllm_has_them(fused: bool, layers: int, verifier: Path, tmp_path: Path) -> None:
+    """What vLLM computes with the converted tensors is the same forward pass, without a bias of `fc`."""
+    written, config = sources.eagle_biased(), drafts.verifier_config(verifier)
+    if not fused:
+        written.tensors["fc.bias"].zero_()
+    if layers == 2:
+        draw, biases = sources.Draw(13), [name for name in written.tensors if name.endswith("_proj.bias")]
+        more = {name.replace("layers.0", "layers.1"): draw.matrix(*written.tensors[name].shape) for name in biases}
+        written = sources.Written(
+            written.config | {"num_hidden_layers": 2},
+            {**written.tensors, **more, **sources.layer(draw, "layers.1")},
+        )
+    where = written.into(tmp_path / "source")
+    if fused and layers == 2:
+        with pytest.raises(SpeccError, match=r"`fc\.bias` would be left out .* and is not only zeros"):
+            sources.convert(tmp_path / "stage", where, verifier, config)
+        return
+    folder = sources.convert(tmp_path / "stage", where, verifier, config)
+    said, made = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    assert (said["attention_bias"], said["qkv_bias"]) == (fused, True)
+    assert "fc.bias" not in made
+    assert ("layers.0.self_attn.o_proj.bias" in made) == fused
+    ends = load_file(verifier / "model.safetensors")
+    random = torch.Generator().manual_seed(14)
+    ids, states = torch.randint(384, (9,), generator=random), torch.randn(9, 64, generator=random)
+    for drafted in ([], [5], [5, 70]):
+        both = ((written.tensors, written.config), (made, written.config))
+        wanted, found = (
+            reference.eagle(raw, tensors, tensors["embed_tokens.weight"], ids, states, drafted, ends["lm_head.weight"])
+            for tensors, raw in both
+        )
+        torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["enorm.weight", "layers.0.input_layernorm.weight"])
+def test_a_norm_that_vllm_does_not_compute_is_refused_by_its_name(name: str, verifier: Path, tmp_path: Path) -> None:
+    written = sources.eagle()
+    written.tensors[name] = torch.ones(64)
+    with pytest.raises(SpeccError, match=f"a norm that vLLM does not compute: `{name}`"):
+        sources.convert(tmp_path / "s", written.into(tmp_path / "source"), verifier, drafts.verifier_config(verifier))
 
 
 @pytest.mark.parametrize("form", ["bin", "bin shards", "safetensors shards"])

@@ -17,7 +17,8 @@ from small import make_verifier  # noqa: E402
 from specc.core.algorithms import ALGORITHMS  # noqa: E402
 
 pytestmark = pytest.mark.engine
-LAYOUTS = ("eagle3", "peagle", "dflash", "eagle")
+LAYOUTS = {"eagle3": "eagle3", "peagle": "peagle", "dflash": "dflash", "eagle": "eagle", "eagle, biased": "eagle"}
+"""Sources, and the layout of each."""
 
 
 def likely(layout: str, verifier: Path) -> sources.Written:
@@ -27,7 +28,7 @@ def likely(layout: str, verifier: Path) -> sources.Written:
     """
     known = drafts.habits(verifier, PROMPTS, 4)
     written = {"eagle3": lambda: sources.safeailab(4), "peagle": lambda: sources.peagle(4), "dflash": one_layer,
-               "eagle": sources.eagle}[layout]()  # fmt: skip
+               "eagle": sources.eagle, "eagle, biased": sources.eagle_biased}[layout]()  # fmt: skip
     if "d2t" in written.tensors:
         tokens = torch.tensor(sorted(known))
         marked = torch.zeros(384, dtype=torch.bool)
@@ -38,9 +39,11 @@ def likely(layout: str, verifier: Path) -> sources.Written:
         written.tensors.update({name: written.tensors[name] * 0.05 for name in quiet})
     if layout == "dflash":
         written.config["dflash_config"] = {**written.config["dflash_config"], "mask_token_id": known[0]}
-    if layout == "eagle":
+    if LAYOUTS[layout] == "eagle":
         del written.tensors["embed_tokens.weight"]
         written.tensors["fc.weight"] = torch.cat((written.tensors["fc.weight"][:, :64] * 0.05, torch.eye(64)), 1)
+        biases = [name for name in written.tensors if name.endswith(".bias")]
+        written.tensors.update({name: written.tensors[name] * 0.3 for name in biases})
     return written
 
 
@@ -59,9 +62,9 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     verifier = drafts.calm(make_verifier(folder / "verifier", layers=8, dtype="float32"))
     config = drafts.verifier_config(verifier)
     job: dict[str, Any] = {"verifier": str(verifier), "config": config, "drafts": []}
-    for layout in LAYOUTS:
-        where = likely(layout, verifier).into(folder / layout / "source")
-        made = sources.convert(folder / layout / "stage", where, verifier, config)
+    for name, layout in LAYOUTS.items():
+        where = likely(name, verifier).into(folder / name / "source")
+        made = sources.convert(folder / name / "stage", where, verifier, config)
         said = json.loads((made / "specc.json").read_text())["resolved"]["draft"]
         serving = ALGORITHMS[layout].serving if layout in ALGORITHMS else {"method": layout}
         job["drafts"].append({

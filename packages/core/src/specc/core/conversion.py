@@ -15,6 +15,7 @@ from specc.core.lock import Lock, Locked, machine_class
 from specc.core.plan import Plan, lower
 from specc.core.resolve import source, verifier
 from specc.core.store import Store
+from specc.core.store.manifests import file_name
 
 RUNTIME: Mapping[str, Any] = {"threads": 1, "train": {"ranks": 1}}
 """No stage of a conversion computes with threads or ranks."""
@@ -40,6 +41,11 @@ class Conversion:
     def title(self) -> str:
         """What the source is, in words."""
         return layout(self.values["source"]["layout"]).title
+
+    @property
+    def ref(self) -> str:
+        """The name that the store keeps what comes out under."""
+        return file_name(self.plan.name)
 
     def found(self, digests: Mapping[str, str]) -> Lock:
         """Return the lock with what the stages gave; raises `SpeccError` (exit 4) if one gave something else before."""

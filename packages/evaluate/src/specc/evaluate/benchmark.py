@@ -134,8 +134,6 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure every cell, write the report and record the speeds."""
-        if self.temperatures[-1]:
-            self.stage.note("counts at a temperature above 0 are those of one draw, which another run need not repeat")
         cells: list[dict[str, Any]] = []
         speeds: list[dict[str, Any]] = []
         with self._engine(None) as plain:
@@ -203,8 +201,8 @@ class Benchmark:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Measure a cell: return its entry of the artifact, and of the record.
 
-        The run that counts is not timed: it is the first in these batches, and kernels are made on the way. Runs with
-        a temperature may draw otherwise each time, seeds of the requests notwithstanding; greedy ones must not.
+        The run that counts is not timed: it is the first in these batches, and kernels are made on the way. The timed
+        ones must answer as it did.
         """
         name = f"temperature {temperature:g}, {tokens} speculative tokens, batches of {batch}"
 
@@ -222,7 +220,7 @@ class Benchmark:
             self.plain[temperature, batch] = answer(plain)
         alone, counted = self.plain[temperature, batch], answer(speculating)
         pairs = [(answer(plain), answer(speculating)) for _ in range(self.repeats)]
-        for one, other in () if temperature else pairs:
+        for one, other in pairs:
             if (one.answers, other.answers, other.drafted) != (alone.answers, counted.answers, counted.drafted):
                 self.stage.warn(f"{name}: two runs gave different answers, and the first of them counts")
                 break

@@ -19,6 +19,7 @@ from typing import Any, Final
 from specc.core.engines import architecture
 from specc.core.errors import Exit, SpeccError
 from specc.core.measure.acceptance import Counts
+from specc.evaluate.temperature import mend
 
 BATCH: Final = 16
 """Sequences decoded at once. Fixed, since greedy output in bf16 depends on it, and so does the speed-up."""
@@ -153,6 +154,8 @@ def _start(
     other = architecture(config)
     if other:
         _leave_transformers_as_it_is()
+    if speculator:
+        mend()
     make: Any = vllm.LLM  # its types are narrower than what it takes
     # CUDA graphs are worth their start-up there. Here inductor would be in their place, and its cache would
     # have to be part of what decides the bits.

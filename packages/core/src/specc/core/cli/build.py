@@ -26,6 +26,7 @@ from specc.core.execute import Reporter, build, machine_name, terminable
 from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
 from specc.core.lock import Lock, Locks
+from specc.core.measure.acceptance import greedy
 from specc.core.plan import ROWS, Decision, Estimate, read_json, total
 from specc.core.store.manifests import repeats
 
@@ -335,7 +336,7 @@ def measured(made: Made) -> list[str]:
         f" {served['drafts']} drafts); untrained {untrained['mean_acceptance_length']:.2f}",
         f"simulated on the same rows {simulated['mean_acceptance_length']:.2f} ({simulated['drafts']} drafts)",
     ]
-    for dtype, lossless in found["lossless"].items():
+    for dtype, lossless in greedy(found).items():
         differ = lossless["prompts"] - lossless["identical"]
         what = "identical" if not differ else f"{lossless['identical']} identical, {differ} with a first difference"
         lines.append(f"greedy output with and without the speculator in {dtype}: {lossless['prompts']} prompts, {what}")

@@ -56,7 +56,7 @@ def command(  # noqa: PLR0917 - click passes by name
     lock = place.with_name(f"{place.name}.lock.json")
     made = compile_conversion(source, verifier_text=verifier, lock=lock, named=layout, revision=revision,
                               verifier_revision=verifier_revision, tokens=tokens, stitch=stitch)  # fmt: skip
-    last = made.plan.stages[-1].name
+    last = made.plan.last
     words(f"{made.values['source']['name']}: {made.title} (layout `{made.values['source']['layout']}`)")
     with terminable(), made.store.lease() as hold:
         _place(out, made, last)
@@ -77,8 +77,8 @@ def command(  # noqa: PLR0917 - click passes by name
     words(f"{'converted' if built else 'nothing to do'}: {last} sha256:{digests[last]}")
     for line in _lines(made, said):
         words(f"  {line}")
-    if last == "converted":
-        words(f"  serve it: specc serve {digests[last][:SHORT]}")
+    words(f"  serve it: specc serve {digests[last][:SHORT]}")
+    words(f"  `specc gc` keeps it as `{made.ref}`, until `specc gc --forget {made.ref}`")
     click.echo(str(out))
     return Exit.OK
 
@@ -115,6 +115,7 @@ def _said(made: Conversion, done: dict[str, Decision], last: str) -> dict[str, A
     report = jsonlib.loads((made.store.path(done["converted"].digest or "") / "conversion.json").read_text())
     found: dict[str, Any] = {
         "artifacts": {name: f"sha256:{decision.digest}" for name, decision in done.items()},
+        "ref": made.ref,
         "layout": report["layout"],
         "algorithm": made.values["draft"]["algorithm"],
         "speculators": LAYOUTS[report["layout"]].speculators,

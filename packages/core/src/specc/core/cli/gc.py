@@ -23,15 +23,25 @@ ELSEWHERE: Final = ("node_modules", "site-packages")
 @click.option("--keep-last", type=click.IntRange(min=0), default=1, show_default=True, metavar="N",
               help="Keep the N newest artifacts of each stage of a spec, too.")  # fmt: skip
 @click.option("--unfinished", is_flag=True, help="Remove what killed builds would go on from, too.")
+@click.option("--forget", multiple=True, metavar="NAME",
+              help="Take its name from an artifact first (`specc status` lists them); may be repeated.")  # fmt: skip
 @as_json
-def command(dry_run: bool, keep_last: int, unfinished: bool, json: bool) -> int:
-    """Remove artifacts that no lock of this project, no ref, no recent and no running build needs."""
+def command(dry_run: bool, keep_last: int, unfinished: bool, forget: tuple[str, ...], json: bool) -> int:
+    """Remove artifacts that no lock of this project, no ref, no recent and no running build needs.
+
+    A ref is a name that the last build of a spec, or a conversion, gives to what came out.
+    """
+    if dry_run and forget:
+        raise SpeccError("`--forget` removes a name, and `--dry-run` removes nothing",
+                         hint="leave one of them out", code=Exit.USAGE)  # fmt: skip
     here = Path.cwd() / "spec.yaml"
     store = Store.locate(here)
     if not store.root.is_dir():
         raise SpeccError("there is no store here", where=str(store.root),
                          hint="`SPECC_STORE` names one elsewhere")  # fmt: skip
     with store.lock("gc", lambda: words("another gc or a build's next stage holds the store: waiting")):
+        for name in forget:
+            store.forget_ref(name)
         roots = set(_locked(project_root(here)))  # now: what a build that ended meanwhile no longer holds, its lock has
         found = garbage(store, roots, keep_last=keep_last, unfinished=unfinished)
         if not dry_run:

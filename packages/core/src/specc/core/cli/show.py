@@ -17,6 +17,7 @@ from specc.core.cli.target import is_spec
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import flatten
+from specc.core.measure.acceptance import greedy
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
 
@@ -244,7 +245,7 @@ def _acceptance(evaluation: Mapping[str, Any]) -> list[str]:
         length = number(found.get("mean_acceptance_length"))
         rows.append([name, str(drafts), str(found.get("accepted", "-")), length, " ".join(shares)])
     lines = columns(rows)
-    for dtype, lossless in (evaluation.get("lossless") or {}).items():
+    for dtype, lossless in greedy(evaluation).items():
         lines.append(f"greedy output in {dtype}: {lossless['identical']} of {lossless['prompts']} prompts identical")
     return lines
 

@@ -43,6 +43,8 @@ def checkpoint_of(target: str, only: Collection[str] = ()) -> tuple[Store, Manif
         return store, checkpoint
     store = Store.locate(Path.cwd() / "spec.yaml")
     checkpoint = store.manifest(store.resolve(target))
+    if checkpoint.stage == "stitched":
+        checkpoint = store.manifest(checkpoint.inputs["checkpoint"])
     if checkpoint.stage not in ("checkpoint", "converted"):
         raise SpeccError(
             f"`{target}` is an artifact of the stage `{checkpoint.stage}`, and a checkpoint is asked for",

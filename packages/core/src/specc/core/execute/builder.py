@@ -78,8 +78,8 @@ def build(
         if store.writable:  # else nothing was built, and nobody else's store says what this build found
             found = done[stage.name]
             store.note_last(plan.name, stage.name, store.manifest(found.digest or "", found.key))
-    if store.writable and "checkpoint" in done and (digest := done["checkpoint"].digest):
-        store.name_ref(plan.name, digest)
+    if store.writable and (last := done.get(plan.last)) and last.digest:
+        store.name_ref(plan.name, last.digest)
     return done
 
 

@@ -17,10 +17,10 @@ from specc.core.rotary import check_kind, rope_parameters
 
 Names = Collection[str] | None
 """Names of a source's tensors; None where only its weights could tell."""
-Check = Literal["zeros", "ones", "verifier"]
-Fill = Literal["weights", "layer", "d2t"]
+Check = Literal["zeros", "ones", "verifier", "folded"]
+Fill = Literal["weights", "layer", "d2t", "folded"]
 """What a tensor that a source lacks is made of: the verifier's embeddings as they are, or as its embedding layer gives
-them, which may multiply; or the other half of the vocabulary's map."""
+them, which may multiply; the other half of the vocabulary's map; or what is folded into it of one that has no place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Place:
 class Ignored:
     """Why a tensor of the source has no place in what is written; `check` is what it must be for that to hold.
 
-    `zeros` and `ones` say it of every element, `verifier` that the tensor is the verifier's own of that name.
+    `zeros` and `ones` say it of every element, `verifier` that the tensor is the verifier's own of that name. One that
+    is `folded` may be anything: it is a bias before the first layer, and what it adds is put where it arrives.
     """
 
     why: str
@@ -52,6 +53,11 @@ class Ignored:
 def same_name(spec: TensorSpec, draft: Tree, config: Tree) -> list[tuple[Place, ...]]:
     """Return that a source calls a tensor as the format does."""
     return [(Place(spec.name, spec.shape),)]
+
+
+def as_configured(draft: Tree, names: Collection[str]) -> dict[str, Any]:
+    """Return that a source's configuration says all that decides its tensors."""
+    return dict(draft)
 
 
 def nothing_ignored(name: str, draft: Tree, config: Tree) -> Ignored | None:
@@ -68,6 +74,8 @@ class Layout:
     and the verifier's; it raises `KeyError` for a key that is missing and `SpeccError` for a draft that cannot be said
     in the format. `places(tensor, draft, config)` are the ways in which a source may hold a tensor of the format, one
     of which must be there whole, unless the tensor is `filled` from elsewhere.
+    `seen(draft, names)` returns what `draft` returned with what the tensors say beyond it; `names` are theirs, without
+    biases that are known to be zeros.
     `ignored(name, draft, config)` tells what has no place in the format, and why. `config` is `decoder`: the
     verifier's configuration with the source's own heads, norms and positions. `tokens(config, draft)` is how many
     tokens are proposed at a time, None where a source does not say.
@@ -79,6 +87,7 @@ class Layout:
     mismatch: Callable[[Tree, Names], str | None]
     draft: Callable[[Tree, Tree], dict[str, Any]]
     tokens: Callable[[Tree, Tree], int | None]
+    seen: Callable[[Tree, Collection[str]], dict[str, Any]] = as_configured
     places: Callable[[TensorSpec, Tree, Tree], list[tuple[Place, ...]]] = same_name
     ignored: Callable[[str, Tree, Tree], Ignored | None] = nothing_ignored
     filled: Mapping[str, Fill] = field(default_factory=dict[str, Fill])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Final
@@ -12,6 +12,12 @@ from specc.core.measure.intervals import bootstrap
 
 LINE: Final = re.compile(r"^vllm:spec_decode_num_(\w+?)_total(?:\{(.*)\})?\s+(\S+)")
 POSITION: Final = re.compile(r'(?:^|,)position="(\d+)"')
+
+
+def greedy(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what `evaluation.json` says of greedy output by dtype, and of a verifier in fp32 no part of it again."""
+    found: Mapping[str, Any] = evaluation.get("lossless") or {}
+    return {dtype: one for dtype, one in found.items() if dtype != "fp32" or "float32" not in found}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from specc.core.errors import SpeccError
+from specc.core.measure.acceptance import greedy
 from specc.core.store import Store
 
 Kind = Literal["evaluation", "benchmark"]
@@ -101,7 +102,7 @@ def _of_evaluation(result: Result) -> Iterator[tuple[tuple[str, str], Number]]:
     for name in ("served", "untrained", "simulated"):
         counts: Mapping[str, Any] = result.found.get(name) or {}
         yield (name, "mean acceptance length"), (counts.get("mean_acceptance_length"), None)
-    for dtype, same in (result.found.get("lossless") or {}).items():
+    for dtype, same in greedy(result.found).items():
         yield (dtype, "identical answers"), (_share(same), None)
     for name, speed in (result.speeds.get("tokens_per_second") or {}).items():
         yield (name, "tokens per second"), (speed, None)

@@ -20,7 +20,7 @@ from specc.core.lock import MachineClass
 from specc.core.plan.corpus import INDEXED, count, indexes, look_into
 from specc.core.plan.costs import COSTS, TOKENS, decoded, sizes
 from specc.core.plan.plan import Plan
-from specc.core.plan.rates import Run, declared, most_similar, ranks, resident, runs_here, scaled
+from specc.core.plan.rates import Run, declared, most_similar, ranks, resident, runs_here, scaled, stand_ins
 from specc.core.plan.stages import Values
 from specc.core.store import Store
 
@@ -87,7 +87,8 @@ class Estimator:
             amount = (
                 tokens if (cost or remote) and tokens is not None else disks["tokens" if name == "vocabulary" else name]
             )
-            run = most_similar(stage, [run for run in self._runs.get(name, []) if run.remote == remote])
+            runs = self._runs.get(name) or stand_ins(name, self._runs)
+            run = most_similar(stage, [run for run in runs if run.remote == remote])
             seconds = run and scaled(run, stage, corpus, amount, flops)
             own = (run and run.memory(stage)) or round(
                 resident("conversations" if remote else name, values, self.machine, disks)

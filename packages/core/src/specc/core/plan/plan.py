@@ -73,6 +73,12 @@ class Plan:
     numerics: str
     stages: tuple[PlannedStage, ...]
 
+    @property
+    def last(self) -> str:
+        """The stage that a plan is for: of a spec the checkpoint, which others measure; of a conversion its end."""
+        names = [stage.name for stage in self.stages]
+        return "checkpoint" if "checkpoint" in names else names[-1]
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

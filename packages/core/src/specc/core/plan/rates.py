@@ -212,9 +212,15 @@ def most_similar(stage: PlannedStage, runs: list[Run]) -> Run | None:
     return max(same, key=lambda run: run.likeness(stage), default=None)
 
 
+def stand_ins(name: str, runs: Mapping[str, list[Run]]) -> list[Run]:
+    """Return the runs of another stage that tell how fast this one is: of a benchmark, evaluations in vLLM."""
+    some = runs.get("evaluation", []) if name == "benchmark" else []
+    return [run for run in some if "tokens_per_second" in run.record]
+
+
 def scaled(run: Run, stage: PlannedStage, corpus: Corpus, amount: float, flops: float | None) -> float | None:
     """Return seconds at the rate of a run: by amount, and by what its own values would cost on this much data."""
-    cost, then = COSTS.get(stage.name), run.manifest.params
+    cost, then = COSTS.get(run.manifest.stage), run.manifest.params
     if cost is None or flops is None:
         return run.busy * amount / run.amount
     if stage.name in MEASURES:

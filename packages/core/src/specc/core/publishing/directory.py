@@ -11,6 +11,7 @@ from typing import Any, Final
 from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import copy_files, new_folder, pretty, sha256_file
+from specc.core.measure.acceptance import greedy
 from specc.core.serving.served import is_stitched, stitched_of, values_of
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
@@ -105,7 +106,7 @@ def evaluation_words(found: Mapping[str, Any], digest: str) -> str:
     lines += [
         f"\nGreedy output in {dtype} with and without it: {lossless['identical']} of {lossless['prompts']} prompts the"
         " same, token for token."
-        for dtype, lossless in found.get("lossless", {}).items()
+        for dtype, lossless in greedy(found).items()
     ]
     return "\n".join(lines) + "\n"
 

@@ -164,4 +164,4 @@ def check(source: Source, verifier: Mapping[str, Any]) -> None:
     plain = [path for name, path in source.files.items() if name.endswith(".safetensors")]
     if plain:
         shapes = {header.name: header.shape for path in plain for header in tensor_headers(path)}
-        assign(source.layout, draft, config, shapes)
+        assign(source.layout, source.layout.seen(draft, shapes), config, shapes)

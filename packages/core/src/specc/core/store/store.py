@@ -279,6 +279,17 @@ class Store:
             with self._at.writing():
                 write_atomic(self.root / "refs" / file_name(name), digest + "\n")
 
+    def forget_ref(self, name: str) -> None:
+        """Take a name from its artifact, which stays for as long as something else keeps it.
+
+        Raises `SpeccError` if there is no such name.
+        """
+        if name not in self.refs():
+            raise SpeccError(f"no artifact is named `{name}`", where=str(self.root / "refs"),
+                             hint="`specc status` lists the names")  # fmt: skip
+        with self._at.writing():
+            (self.root / "refs" / name).unlink(missing_ok=True)
+
     def refs(self) -> dict[str, str]:
         """Return the named artifacts' digests, empty for a name whose file says none."""
         said = {path.name: path.read_bytes().decode(errors="replace").strip() for path in files_in(self.root / "refs")}

@@ -37,6 +37,7 @@ def converted(stage: Stage) -> None:
         weights, largest(row, draft, decoder), lambda path: _same(path, params["source"]["files"][path.name])
     )
     stage.progress(1, 4, "steps", "finding every tensor's place")
+    draft = row.seen(draft, source.said())
     found = assign(row, draft, decoder, source.shapes)
     tensors, dtype = assemble(found, source, stage.input("verifier"), verifier)
     for name, why in found.ignored.items() if row.own else ():  # of a verifier all but its head is

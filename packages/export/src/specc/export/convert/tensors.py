@@ -25,6 +25,8 @@ def assemble(found: Assignment, source: Weights, verifier: Path, config: Tree) -
     `config` is `verifier.config`. Raises `SpeccError` for values that no weight has, for a vocabulary's map that is
     none, and for a tensor that was to be left out and says something.
     """
+    import torch
+
     for name, why in found.ignored.items():
         _check(name, why, source, verifier, config)
     raw = {spec: _joined(spec, places, source) for spec, places in found.taken.items()}
@@ -33,12 +35,29 @@ def assemble(found: Assignment, source: Weights, verifier: Path, config: Tree) -
     for spec, tensor in raw.items():
         tensors[spec.name] = _cast(spec, tensor, kind)
     for spec, way in found.filled.items():
-        if way != "d2t":
+        if way == "folded":
+            tensors[spec.name] = torch.zeros(spec.shape, dtype=kind)
+        elif way != "d2t":
             weight = verifier_tensor(verifier, EMBEDDING, config)
             tensors[spec.name] = _cast(spec, weight if way == "weights" else shared_embedding(verifier, config), kind)
+    for name, why in found.ignored.items():
+        if why.check == "folded":
+            _fold(source.tensor(name), tensors)
     if "d2t" in tensors:
         tensors["t2d"] = _map(tensors["d2t"], tensors.get("t2d"), config["vocab_size"])
     return {name: tensors[name].contiguous() for name in sorted(tensors)}, str(kind).removeprefix("torch.")
+
+
+def _fold(bias: Tensor, tensors: dict[str, Tensor]) -> None:
+    """Put what a bias `[hidden]` adds to the input of a first layer without a norm to where it arrives.
+
+    Attention reads it: W(x + b) = Wx + Wb for queries, keys and values; and the residual carries it on.
+    """
+    name, bias = "layers.0.self_attn", bias.float()
+    for one in "qkvo":
+        own = tensors[f"{name}.{one}_proj.bias"]
+        added = bias if one == "o" else tensors[f"{name}.{one}_proj.weight"].float() @ bias  # [heads * head_dim]
+        tensors[f"{name}.{one}_proj.bias"] = (own.float() + added).to(own.dtype)
 
 
 def _joined(spec: TensorSpec, places: tuple[Place, ...], source: Weights) -> Tensor:
@@ -105,7 +124,7 @@ def _check(name: str, why: Ignored, source: Weights, verifier: Path, config: Tre
     """Raise `SpeccError` if a tensor is not what it must be to be left out."""
     import torch
 
-    if why.check is None:
+    if why.check in (None, "folded"):
         return
     tensor = source.tensor(name)
     good, must = False, f"only {why.check}"
@@ -126,7 +145,7 @@ def _check(name: str, why: Ignored, source: Weights, verifier: Path, config: Tre
 def report(found: Assignment) -> dict[str, Any]:
     """Return where every tensor is from, and why those of the source that are in none of them are left out."""
     words = {"weights": "the verifier's embeddings", "layer": "what the verifier's embedding layer gives",
-             "d2t": "`d2t`"}  # fmt: skip
+             "d2t": "`d2t`", "folded": "`fc.bias`"}  # fmt: skip
     return {
         "taken": {spec.name: [_from(place) for place in places] for spec, places in found.taken.items()},
         "filled": {spec.name: words[way] for spec, way in found.filled.items()},

@@ -51,6 +51,10 @@ class Weights:
         with safe_open(self._files[name], framework="pt") as file:
             return file.get_tensor(name).clone()
 
+    def said(self) -> list[str]:
+        """Return the names of all tensors but biases of zeros, which say nothing."""
+        return [name for name in self.shapes if not name.endswith(".bias") or bool(self.tensor(name).any())]
+
     def _headers(self, path: Path) -> None:
         for header in tensor_headers(path):
             if header.dtype not in DTYPES:

@@ -28,6 +28,8 @@ def config_json(row: Layout, params: Tree) -> dict[str, Any]:
         return speculator_config({**params, "verifier": {**params["verifier"], "config": decoder}})
     plain = decoder_config({**draft, "decoder": "llama", "sliding_window": None}, decoder)
     del plain["layer_types"]  # vLLM counts the draft's layers on from the verifier's, and would look behind the list
+    if biases := draft.get("biases"):  # vLLM goes by `qkv_bias`, and by the other one for the output's alone
+        plain |= {"attention_bias": "o" in biases, "qkv_bias": True}
     return {**plain, "dtype": params["export"]["dtype"]}
 
 
