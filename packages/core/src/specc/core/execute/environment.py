@@ -35,6 +35,8 @@ FIXED: Final[Mapping[str, str]] = {
     "PYTHONHASHSEED": "0",
     "RANK": "0",
     "VLLM_CPU_KVCACHE_SPACE": "2",
+    # Each process of a verifier has as many threads as the key says; vLLM would give it a NUMA node instead.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "WORLD_SIZE": "1",
 }
