@@ -43,20 +43,24 @@ def refusals(values: Mapping[str, Any], machine: MachineClass, document: Documen
     verifier = values["verifier"]
     if machine.device != "cpu" or (reason := _refused(verifier["config"], machine.isa)) is None:
         return []
-    identity, message, note, hint = reason
+    identity, message, hint = reason
     if document is None:
-        return [SpeccError(message, id=identity, note=note, hint=hint)]
-    return [document.error(message, ("verifier", "model"), id=identity, note=note, hint=hint)]
+        return [SpeccError(message, id=identity, hint=hint)]
+    return [document.error(message, ("verifier", "model"), id=identity, hint=hint)]
 
 
-def _refused(config: Mapping[str, Any], isa: str) -> tuple[str, str, str | None, str] | None:
+def _refused(config: Mapping[str, Any], isa: str) -> tuple[str, str, str] | None:
+    """Return the id, the message and the hint."""
     quantised: Mapping[str, Any] | None = config.get("quantization")
     if quantised is None:
         return None
     named = f"the verifier's weights are {quantised['scheme']} ({quantised['method']})"
     if quantised.get("act_order"):
-        return ("E0332", f"{named} with groups that are no neighbours, which vLLM's CPU kernel takes for neighbours",
-                None, f"quantise it without `desc_act`, or build on a GPU: {_GPU}")  # fmt: skip
+        return (
+            "E0332",
+            f"{named} with groups that are no neighbours, which vLLM's CPU kernel takes for neighbours",
+            f"quantise it without activation order (`desc_act`, `actorder`), or build on a GPU: {_GPU}",
+        )
     able = [
         QUANTISED.get(scheme) or QUANTISED.get(f"{scheme} {quantised['group']}", ())
         for scheme in quantised["scheme"].split("+")
@@ -67,5 +71,8 @@ def _refused(config: Mapping[str, Any], isa: str) -> tuple[str, str, str | None,
     if isa in sets:
         return None
     where = f"on a CPU with {listed(sets, 'or')} alone, and the class has `{isa}`" if sets else "on no CPU"
-    return ("E0331", f"{named}, which vLLM 0.32 runs {where}", None,
-            f"name the model that it was made from, or build on a GPU: {_GPU}")  # fmt: skip
+    return (
+        "E0331",
+        f"{named}, which vLLM 0.32 runs {where}",
+        f"name the model that it was made from, or build on a GPU: {_GPU}",
+    )
