@@ -201,7 +201,10 @@ def started(
         else:
             folder = Path(tempfile.mkdtemp(prefix="specc-serve-"))
             home, log = folder / "home", folder / "log"
+        alone: Mapping[str, str] = {}
+        if device == "cpu" and any(word.split("=")[0] in SPREAD for word in line):
+            alone = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # vLLM would want a NUMA node for each process
         yield held.enter_context(
-            serving(line, name=served.name, host=host, port=port, home=home, log=log, variables=variables,
+            serving(line, name=served.name, host=host, port=port, home=home, log=log, variables={**alone, **variables},
                     device=device, seconds=seconds, waiting=waiting)
         )  # fmt: skip
