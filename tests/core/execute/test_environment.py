@@ -53,6 +53,12 @@ def test_the_whole_environment_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> 
     }
 
 
+def test_processes_of_a_verifier_speak_through_a_folder_of_a_short_name(tmp_path: Path) -> None:
+    alone = environment({"threads": 1}, tmp_path, 1)
+    several = environment({"threads": 1, "tensor_parallel": 2}, tmp_path, 1, sockets="/tmp/specc-a")  # noqa: S108
+    assert several == alone | {"VLLM_RPC_BASE_PATH": "/tmp/specc-a"}  # noqa: S108
+
+
 def test_what_a_logger_needs_reaches_a_training_that_names_it_and_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
