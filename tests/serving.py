@@ -16,13 +16,21 @@ from specc.core.store import Store
 PROMPTS = ("Explain bread to a child.", "What is the capital of France?", "The quick brown fox", "Why is the sky blue?")
 
 
-def seal(store: Store, stage: str, name: str, folder: Path, params: Mapping[str, Any], **inputs: str) -> Manifest:
+def seal(  # noqa: PLR0917 - as the job has them
+    store: Store,
+    stage: str,
+    name: str,
+    folder: Path,
+    params: Mapping[str, Any],
+    facets: Mapping[str, Any] | None = None,
+    **inputs: str,
+) -> Manifest:
     """Put a folder's files into the store as an artifact, and remember it as the last one of the spec `name`."""
     key = sha256(f"{stage} {name}".encode())
     output = store.begin(stage, key)
     shutil.copytree(folder, output, dirs_exist_ok=True)
     job = StageJob(
-        stage=stage, version=1, key=key, params=params, facets={}, files={},
+        stage=stage, version=1, key=key, params=params, facets=facets or {}, files={},
         inputs={slot: Input(path=str(store.path(digest)), digest=digest) for slot, digest in inputs.items()},
         output=str(output), work=str(store.work(stage, key)), units=str(store.units(stage)),
     )  # fmt: skip

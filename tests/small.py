@@ -132,6 +132,7 @@ FAMILIES = {
     "gemma2": ("Gemma2", "ForCausalLM", {"final_logit_softcapping": 3.0}),
     "gemma3": ("Gemma3", "ForConditionalGeneration", {}),
     "gemma3_text": ("Gemma3", "ForCausalLM", {"final_logit_softcapping": 3.0}),
+    "gpt_oss": ("GptOss", "ForCausalLM", {"sliding_window": 16}),
     "granite": ("Granite", "ForCausalLM", {"logits_scaling": 3.0, "embedding_multiplier": 5.0}),
     "llama": ("Llama", "ForCausalLM", {}),
     "mimo": ("Qwen2", "ForCausalLM", {}),

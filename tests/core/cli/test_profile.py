@@ -31,6 +31,15 @@ def test_it_changes_the_class_alone_and_the_plan_says_so(project: Project) -> No
     assert "numerics class" not in project.run("plan", "--profile", "same.yaml", "tiny.yaml")[1]
 
 
+def test_it_may_spread_the_verifier_over_as_many_processes_as_its_heads_divide_by(project: Project) -> None:
+    profile = project.folder / "wide.yaml"
+    profile.write_text("runtime: {datagen: {tensor_parallel: 2}}\n")
+    assert json.loads(project.run("plan", "--json", "--profile", "wide.yaml", "tiny.yaml")[0])["class"].endswith("-v2")
+    profile.write_text("runtime: {datagen: {tensor_parallel: 3}}\n")
+    _, said = project.run("plan", "--profile", "wide.yaml", "tiny.yaml", expect=1)
+    assert "error: wide.yaml:1:38: `runtime.datagen.tensor_parallel` is 3, and the verifier's 2 attention heads" in said
+
+
 def test_it_is_in_no_lock_and_what_it_built_is_kept_there(project: Project) -> None:
     lock = project.folder / "tiny.lock.json"
     project.run("lock", "tiny.yaml")

@@ -29,8 +29,8 @@ data:
 """
 
 
-def seal(store: Store, stage: str, name: str, **inputs: str) -> Manifest:
-    """Put an artifact of one file into the store."""
+def seal(store: Store, stage: str, name: str, processes: int = 1, **inputs: str) -> Manifest:
+    """Put an artifact of one file into the store; `processes` are those of the verifier that its states are from."""
     folder = store.root.parent / stage
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(f'"{stage}"\n')
@@ -40,6 +40,9 @@ def seal(store: Store, stage: str, name: str, **inputs: str) -> Manifest:
         "export": {"speculative_tokens": 3},
         "verifier": {"dtype": "bfloat16", "config": {"model_type": "llama"}},
     }
+    if processes > 1:
+        states = serving.seal(store, "hidden_states", name, folder, {}, {"tensor_parallel": processes})
+        params["stages"] = {"hidden_states": {"key": states.key}}
     return serving.seal(store, stage, name, folder, params, **inputs)
 
 
@@ -102,6 +105,20 @@ def test_further_flags_come_last_and_none_of_ours_is_given_twice(capsys: pytest.
         assert f"error: `{word}` is given to vLLM already" in capsys.readouterr().err
     assert main(["serve", "tiny.yaml", "--dry-run", "--", "--uds", "x"]) == 2
     assert "`--uds` is not passed on to vLLM" in capsys.readouterr().err
+
+
+def test_a_verifier_that_was_spread_is_served_so_unless_told_otherwise(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verifier = seal(store, "verifier", "tiny-speculator")
+    seal(store, "checkpoint", "tiny-speculator", 4, verifier=verifier.digest)
+    assert main(["serve", "tiny.yaml", "--dry-run"]) == 0
+    assert " --tensor-parallel-size 4 " in capsys.readouterr().out
+    for flags in (["--tensor-parallel-size", "8"], ["--tensor-parallel-size=8"], ["-tp", "8"]):
+        assert main(["serve", "tiny.yaml", "--dry-run", "--", *flags]) == 0
+        words = shlex.split(capsys.readouterr().out)
+        assert words[-len(flags) :] == flags
+        assert words.count("--tensor-parallel-size") == flags.count("--tensor-parallel-size")
 
 
 @pytest.mark.usefixtures("checkpoint")

@@ -46,10 +46,17 @@ def test_the_whole_environment_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> 
         "TOKENIZERS_PARALLELISM": "false",
         "TZ": "UTC",
         "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "WORLD_SIZE": "1",
     }
+
+
+def test_processes_of_a_verifier_speak_through_a_folder_of_a_short_name(tmp_path: Path) -> None:
+    alone = environment({"threads": 1}, tmp_path, 1)
+    several = environment({"threads": 1, "tensor_parallel": 2}, tmp_path, 1, sockets="/tmp/specc-a")  # noqa: S108
+    assert several == alone | {"VLLM_RPC_BASE_PATH": "/tmp/specc-a"}  # noqa: S108
 
 
 def test_what_a_logger_needs_reaches_a_training_that_names_it_and_no_other(

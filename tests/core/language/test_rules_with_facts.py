@@ -20,6 +20,8 @@ CONFIG: dict[str, Any] = {
 HEAD = "version: 1\nname: x\nverifier: {model: org/verifier}\n"
 PROMPTS = "evaluate: {prompts: [{file: b.jsonl}]}\n"
 FACTS = sorted((Path(__file__).parents[2] / "specs/bad/facts").glob("*.yaml"))
+OF_A_CLASS = ("quantised-for-no-cpu", "quantised-out-of-order")
+"""Those that are bad on some machines only: a lock may be for another one."""
 DATA = "data:\n  sources: [{file: a.jsonl}]\n"
 
 
@@ -73,6 +75,8 @@ def test_parts_of_dflash2_fit_the_verifier(part: str, expected: list[tuple[str, 
         ({"num_hidden_layers": 8}, []),
         ({"draft": ", sliding_window: 8191"}, []),
         ({"draft": ", sliding_window: 8192"}, [("E0308", "s.yaml:4:44")]),
+        ({"rest": "runtime: {datagen: {tensor_parallel: 3}}\n", "num_attention_heads": 9}, []),
+        ({"rest": "runtime: {datagen: {tensor_parallel: 2}}\n", "num_attention_heads": 9}, [("E0330", "s.yaml:7:38")]),
         ({"eos_token_ids": []}, [("E0310", "s.yaml:3:19")]),
         ({"eos_token_ids": [], "data": "  responses: {from: verifier}\n"}, [("E0310", "s.yaml:7:21")]),
         ({"eos_token_ids": [], "data": "  responses: {from: data}\n"}, []),
@@ -89,13 +93,23 @@ def test_rules_that_need_the_verifier(arguments: dict[str, Any], expected: list[
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FACTS if path.stem != "unpinned-revision"], ids=lambda path: path.stem
+    "path",
+    [path for path in FACTS if path.stem not in {"unpinned-revision", *OF_A_CLASS}],
+    ids=lambda path: path.stem,
 )
 def test_locking_a_bad_spec_says_what_to_do(path: Path, root: Path, tmp_path: Path) -> None:
     project = Project(root, tmp_path / "store")
     _, said = project.run("lock", "--dry-run", str(path.relative_to(root)), expect=1)
     assert said == path.with_suffix(".txt").read_text()
     assert not path.with_suffix(".lock.json").exists()
+
+
+@pytest.mark.parametrize("name", OF_A_CLASS)
+def test_what_vllm_cannot_run_there_is_said_before_anything_is_started(name: str, root: Path, tmp_path: Path) -> None:
+    project, path = Project(root, tmp_path / "store"), FACTS[0].with_name(f"{name}.yaml").relative_to(root)
+    _, said = project.run("plan", "--class", "cpu-avx2", str(path), expect=1)
+    assert said == path.with_suffix(".txt").read_text()
+    assert "never built here" in project.run("plan", "--class", "cuda", str(path))[0]
 
 
 @pytest.mark.parametrize("template", [CHATML, CHATML_MARKED, "{{ bos }}[INST]{% if m.role == 'user' %}", "<assistant>"])

@@ -9,7 +9,7 @@ import pytest
 from specc.core.contracts import Manifest
 from specc.core.files import digest_of
 from specc.core.lock import machine_class
-from specc.core.plan import Decision, Plan, PlannedStage, before, decide, lower
+from specc.core.plan import Decision, Plan, PlannedStage, before, decide, lower, runtime_of
 from specc.core.plan.stages import pick
 from values import values
 
@@ -169,6 +169,30 @@ def test_every_input_comes_before_its_user() -> None:
     for stage in lower(values(), MACHINE).stages:
         assert set(stage.row.inputs.values()) <= seen
         seen.add(stage.name)
+
+
+def test_a_verifier_that_is_spread_is_of_another_class_and_one_that_is_not_of_none() -> None:
+    """Sums over a layer's parts are in another order: what vLLM computes is another thing, and the draft's is not."""
+    name = "runtime.datagen.tensor_parallel"
+    plain, alone, spread = (lower(tree, MACHINE) for tree in (values(), values(**{name: 1}), values(**{name: 2})))
+    assert (plain.numerics, spread.numerics) == ("cpu-amx-t2-r1", "cpu-amx-t2-r1-v2")
+    assert [stage.recipe for stage in plain.stages] == [stage.recipe for stage in alone.stages]
+    felt = [stage.name for stage in spread.stages if "tensor_parallel" in stage.facets]
+    assert felt == ["responses", "hidden_states", "evaluation"]
+    assert all(stage.row.reads(name) == (stage.name in felt) for stage in plain.stages)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"runtime.train.ranks": 2, "runtime.datagen.tensor_parallel": 8},
+    {"runtime.train.ranks": [{"ranks": 2, "until": 40}, {"ranks": 1, "until": None}],
+     "runtime.datagen.tensor_parallel": 2},
+])  # fmt: skip
+def test_a_class_s_name_says_all_of_the_runtime_that_keys_name(changes: dict[str, object]) -> None:
+    plan = lower(values(**changes), MACHINE)
+    again = lower(values() | {"runtime": runtime_of(plan.numerics.rpartition("-t")[2])}, MACHINE)
+    assert (again.numerics, [stage.recipe for stage in again.stages]) == (
+        plan.numerics, [stage.recipe for stage in plan.stages],
+    )  # fmt: skip
 
 
 def test_pick_takes_sub_trees_and_leaves_out_what_it_is_told() -> None:

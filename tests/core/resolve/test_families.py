@@ -26,7 +26,7 @@ KEYS = {
 """What every verifier's facts have, and a plain one's alone."""
 CLASSES = {
     "cohere": "CohereConfig", "cohere2": "Cohere2Config", "gemma": "GemmaConfig", "gemma2": "Gemma2Config",
-    "gemma3_text": "Gemma3TextConfig", "granite": "GraniteConfig",
+    "gemma3_text": "Gemma3TextConfig", "gpt_oss": "GptOssConfig", "granite": "GraniteConfig",
     "llama": "LlamaConfig", "mimo": "Qwen2Config", "mistral": "MistralConfig", "mixtral": "MixtralConfig",
     "olmo2": "Olmo2Config", "phi3": "Phi3Config", "qwen2": "Qwen2Config", "qwen2_moe": "Qwen2MoeConfig",
     "qwen3": "Qwen3Config", "qwen3_5_moe_text": "Qwen3_5MoeTextConfig", "qwen3_5_text": "Qwen3_5TextConfig",

@@ -35,6 +35,19 @@ def test_where_answers_are_drawn_a_cpu_reads_no_prompt_in_pieces() -> None:
     assert answer_arguments({"temperature": 0.0}, "cpu") == answer_arguments({"temperature": 0.7}, "cuda") == {}
 
 
+def test_a_verifier_that_is_spread_has_as_many_devices(plain: Compiler) -> None:
+    spec = plain.project.folder / plain.spec
+    spec.write_text(spec.read_text() + "runtime: {datagen: {tensor_parallel: 2}}\n")
+    plain.project.run("lock", plain.spec)
+    for target, asks in (("slurm", "#SBATCH --gres=gpu:{}\n"), ("kubernetes", '"nvidia.com/gpu": {}\n')):
+        folder = plain(target, "--class", "cuda", out=target)
+        told = json.loads((folder / "vllm.json").read_text())["hidden_states"]
+        assert (told["tensor_parallel_size"], told["distributed_executor_backend"]) == (2, "mp")
+        texts = {path.stem.partition("-")[2]: path.read_text() for path in (folder / "jobs").iterdir()}
+        assert asks.format(2) in texts["hidden-states"]
+        assert asks.format(1) in texts["draft"]
+
+
 @pytest.mark.engine
 def test_deepspeed_takes_what_is_written_down(plain: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")

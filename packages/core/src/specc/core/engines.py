@@ -24,6 +24,8 @@ TRANSFORMERS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("mixtral", "qwen2_moe"), "TransformersMoEForCausalLM"),
 }
 """Families whose own classes in vLLM hand out no hidden states, and what runs them in place of these."""
+EXPERTS: Final = frozenset({"gpt_oss", "mixtral", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next"})
+"""Families whose layers have experts."""
 KNOWN_AS: Final[Mapping[str, str]] = {"mimo": "qwen2"}
 """Families that transformers knows by code in their repositories alone, which is never run, and the one that their
 bodies are of. The stage `verifier` writes the latter into `config.json`."""
@@ -31,10 +33,11 @@ BUCKET: Final = 5_000_000
 """Elements that are reduced at once. DeepSpeed's default of 5e8 is allocated whole, and a draft is small."""
 
 
-def vllm_arguments(verifier: Mapping[str, Any], length: int, device: str) -> dict[str, Any]:
+def vllm_arguments(verifier: Mapping[str, Any], length: int, device: str, processes: int = 1) -> dict[str, Any]:
     """Return what vLLM's `LLM` takes for a verifier (`dtype`, `config`), all but its folder.
 
-    `length` is the positions of a sequence at most, `device` is `cpu` or `cuda`.
+    `length` is the positions of a sequence at most, `device` is `cpu` or `cuda`, and `processes` those that each
+    layer is spread over.
     """
     # On a CPU, compiled kernels gain a tenth and cost 80 s of start-up and a cache that would decide bits too.
     here: Mapping[str, Any] = {"enforce_eager": True} if device == "cpu" else {}
@@ -49,8 +52,14 @@ def vllm_arguments(verifier: Mapping[str, Any], length: int, device: str) -> dic
         "async_scheduling": False,
         "seed": 0,
         **here,
+        **spread(processes),
         **architecture(verifier["config"]),
     }
+
+
+def spread(processes: int) -> dict[str, Any]:
+    """Return what vLLM takes to spread each layer of a verifier over processes of this machine; nothing for one."""
+    return {} if processes == 1 else {"tensor_parallel_size": processes, "distributed_executor_backend": "mp"}
 
 
 def architecture(config: Mapping[str, Any]) -> dict[str, Any]:

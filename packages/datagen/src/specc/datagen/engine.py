@@ -4,7 +4,8 @@ In bf16 a sum over one batch shape differs from the sum over another, so the sam
 near tie. What makes a call repeat bit for bit, whatever was run before it:
 
 - the engine core is in the calling process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, which the executor sets) and
-  schedules a step when the last one is over, so that all requests of a call are queued before its first step;
+  schedules a step when the last one is over, so that all requests of a call are queued before its first step. Where a
+  verifier is spread over processes, these compute what the core in this one tells them to;
 - sequences and tokens of a step are bounded by the constants of `specc.core.engines`, and the cache has a number of
   blocks that follows from the model's dimensions, never from the memory that happens to be free;
 - no prefix cache: what an earlier call left in it would shorten a later call's prefills.
@@ -28,8 +29,9 @@ _MIMO: Final = "MiMoForCausalLM"
 def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], *, length: int, **more: Any) -> Any:
     """Return vLLM's `LLM` for a verifier's folder.
 
-    `params` are the stage's (`verifier.dtype`, `verifier.config`), `facets["device"]` is `cpu` or `cuda`, `length`
-    is the positions of a sequence at most; `more` goes to vLLM as it is. Raises `SpeccError` if vLLM cannot load it.
+    `params` are the stage's (`verifier.dtype`, `verifier.config`), `facets["device"]` is `cpu` or `cuda`,
+    `facets["tensor_parallel"]` the number of processes that it is spread over if there are several, `length` is the
+    positions of a sequence at most; `more` goes to vLLM as it is. Raises `SpeccError` if vLLM cannot load it.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if length > params["verifier"]["config"]["max_position_embeddings"]:
@@ -45,7 +47,7 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
             _import_models(architecture, "ExtractHiddenStatesModel")
         return LLM(
             str(verifier),
-            **vllm_arguments(params["verifier"], length, device),
+            **vllm_arguments(params["verifier"], length, device, facets.get("tensor_parallel", 1)),
             use_tqdm_on_load=False,
             **more,
         )

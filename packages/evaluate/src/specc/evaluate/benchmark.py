@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
-from specc.core.engines import BLOCK, cache_blocks
+from specc.core.engines import BLOCK, cache_blocks, spread
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.measure.acceptance import Drafted, counts_of, measured
@@ -192,6 +192,7 @@ class Benchmark:
             max_num_seqs=self.batches[-1],
             async_scheduling=False,
             **memory,
+            **spread(int(self.stage.facets.get("tensor_parallel", 1))),
             **({} if tokens is None else {"per_request_spec_decode_metrics": "summary"}),
         ) as llm:
             yield llm

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from specc.core.engines import architecture
+from specc.core.engines import architecture, spread
 from specc.core.errors import Exit, SpeccError
 from specc.core.measure.acceptance import Counts
 from specc.evaluate.temperature import mend
@@ -77,15 +77,23 @@ def answer(
     device: str,
     done: Callable[[], None],
     speculator: Speculator | None = None,
+    processes: int = 1,
 ) -> Run:
     """Start vLLM, answer every prompt (token ids) greedily with up to `max_tokens` tokens, and take it down.
 
     `config` is `verifier.config` of the resolved spec, `length` the positions of a sequence, `device` is `cpu` or
-    `cuda`; `done` is called for each answer.
+    `cuda`, `processes` those that the verifier is spread over; `done` is called for each answer.
     Raises `SpeccError` if vLLM cannot load the verifier with the speculator, or not take a first step with it.
     """
     with engine(
-        verifier, prompts[0], config=config, dtype=dtype, length=length, device=device, speculator=speculator
+        verifier,
+        prompts[0],
+        config=config,
+        dtype=dtype,
+        length=length,
+        device=device,
+        speculator=speculator,
+        **spread(processes),
     ) as llm:
         before = counters(llm)
         started = time.monotonic()

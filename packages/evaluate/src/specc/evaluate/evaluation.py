@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -88,9 +89,11 @@ class Evaluation:
         self.max_tokens: int = params["evaluate"]["max_tokens"]
         self.room = room(self.max_tokens, self.tokens)
         self.device = str(stage.facets.get("device", "cpu"))
+        self.processes = int(stage.facets.get("tensor_parallel", 1))
         self.runtime = runtime_of(self.draft, self.device)
         self.verifier = stage.input("verifier")
         self.checkpoint = stage.input("checkpoint")
+        self.plain = self._plain()
         self.seconds: dict[str, float] = {}
         self.done = 0
         self.prompts = self._prompts()
@@ -139,6 +142,19 @@ class Evaluation:
         for doubt in doubts(result, self.draft):
             self.stage.warn(doubt)
 
+    def _plain(self) -> Path:
+        """Return the verifier's folder, or one in the work folder with the weights that it has quantised."""
+        quantization = self.config.get("quantization")
+        if quantization is None:
+            return self.verifier
+        import torch
+
+        from specc.evaluate.dequantised import write_dequantised
+
+        target = self.stage.work / "dequantised"
+        shutil.rmtree(target, ignore_errors=True)
+        return write_dequantised(self.verifier, target, quantization, getattr(torch, self.dtype))
+
     def _prompts(self) -> list[list[int]]:
         """Return the prompts as token ids, less those that do not fit the verifier with a whole answer."""
         limit = self.config["max_position_embeddings"]
@@ -173,7 +189,7 @@ class Evaluation:
             if self.runtime == "reference":
                 return self._decode(name, prompts, speculator, dtype or self.dtype)
             return answer(
-                self.verifier,
+                self.plain if dtype else self.verifier,
                 prompts,
                 self.max_tokens,
                 config=self.config,
@@ -182,13 +198,14 @@ class Evaluation:
                 device=self.device,
                 done=self._step(name),
                 speculator=speculator,
+                processes=self.processes,
             )
 
     def _decode(self, name: str, prompts: Sequence[Sequence[int]], speculator: Speculator | None, dtype: str) -> Run:
         """Answer the prompts with the reference decoder, greedily."""
         import torch
 
-        reference = Reference(self.verifier, dtype=dtype, device=self.device)
+        reference = Reference(self.plain, dtype=dtype, device=self.device)
         decoder = Decoder(
             reference=reference,
             draft=speculator and load_draft(speculator.folder, self.verifier, self.draft, self.config, dtype),
@@ -228,7 +245,7 @@ class Evaluation:
             return replay(
                 list(zip(self.prompts, served.answers, strict=True)),
                 found,
-                reference=Reference(self.verifier, dtype=self.dtype, device=self.device),
+                reference=Reference(self.plain, dtype=self.dtype, device=self.device),
                 model=load_draft(self.checkpoint, self.verifier, self.draft, self.config, self.dtype),
                 draft=self.draft,
                 steps=self.tokens,
@@ -244,7 +261,7 @@ class Evaluation:
         found = differences(plain.answers[:count], served.answers[:count])
         logits: dict[int, Logits | None] = {}
         if found:
-            reference = Reference(self.verifier, dtype="float32", device=self.device)
+            reference = Reference(self.plain, dtype="float32", device=self.device)
             for one in found:
                 row = [*self.exact[one.prompt], *plain.answers[one.prompt][: one.position]]
                 logits[one.prompt] = pair(reference.logits(row), one)

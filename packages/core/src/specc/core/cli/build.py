@@ -17,7 +17,7 @@ import click
 
 from specc.core import lock as locks
 from specc.core.cli.compare import compared, table
-from specc.core.cli.decisions import class_of_profile, decided, estimate_data
+from specc.core.cli.decisions import class_of_profile, decided, estimate_data, refuse_unrunnable
 from specc.core.cli.measured import tables
 from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, minutes, print_json, words
 from specc.core.compiler import Builds, Compiled, Trust, compile_builds, estimates, with_results
@@ -121,6 +121,7 @@ def making(
         _record(builds, {}, builds.before)
     if changed := class_of_profile(chosen[0]):
         words(changed)
+    refuse_unrunnable(chosen)
     work = force or any(decision.action != "hit" for decisions in decided(chosen) for decision in decisions)
     expected = estimates(chosen) if work else {}
     made: list[Made] = []

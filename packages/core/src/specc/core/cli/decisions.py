@@ -9,8 +9,11 @@ from typing import Any
 from specc.core.cli.options import columns, human, minutes, paint
 from specc.core.compiler import Compiled, estimates, show
 from specc.core.execute import machine_name
+from specc.core.language import in_order
 from specc.core.plan import Change, Decision, Estimate, decide, lower, total
 from specc.core.plan import uncounted as sources_uncounted
+from specc.core.plan.rates import VERIFYING
+from specc.core.runnable import refusals
 
 _COLOURS = {"hit": "green", "build": "yellow", "build?": "cyan"}
 
@@ -28,6 +31,18 @@ def decided(builds: Sequence[Compiled]) -> list[list[Decision]]:
     """Return the decisions of each of a spec's builds."""
     known = dict[str, Decision]()
     return [decide(compiled.plan, compiled.store, known) for compiled in builds]
+
+
+def refuse_unrunnable(builds: Sequence[Compiled]) -> None:
+    """Raise `SpeccErrors` if vLLM cannot run a verifier on its build's class, and has something to do with it."""
+    errors = [
+        error
+        for compiled, decisions in zip(builds, decided(builds), strict=True)
+        if any(decision.action != "hit" and decision.stage.name in VERIFYING for decision in decisions)
+        for error in refusals(compiled.values, compiled.machine, compiled.document)
+    ]
+    if errors:
+        raise in_order(errors, str(builds[0].path))
 
 
 def steps(builds: Sequence[Compiled]) -> list[Step]:

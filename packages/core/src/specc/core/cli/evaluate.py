@@ -207,7 +207,7 @@ def _of_checkpoint(target: str, asked: Asked, *, json: bool) -> int:
     if row is None:  # there is a grid
         raise AssertionError(checkpoint.digest)
     row = replace(row, inputs={**row.inputs, "checkpoint": checkpoint.stage})
-    every = locks.machine_class(machine_name(), locks.engines()).facets(asked.threads or THREADS, 1)
+    every = locks.machine_class(machine_name(), locks.engines()).facets(asked.threads or THREADS, 1, served.processes)
     stage = PlannedStage(row=row, facets={name: every[name] for name in row.facets if name in every}, recipe="")
     folders = {checkpoint.stage: checkpoint.digest, "verifier": checkpoint.inputs["verifier"]}
     if "stitched" in row.inputs:

@@ -14,6 +14,7 @@ from specc.core.cli.decisions import (
     class_of_profile,
     estimate_data,
     grouped,
+    refuse_unrunnable,
     steps,
     summary,
     table,
@@ -51,6 +52,7 @@ def command(  # noqa: PLR0917 - click passes by name
     """
     builds = compile_builds(spec, machine=machine, profile=profile)
     chosen = builds.chosen(only)
+    refuse_unrunnable(chosen)
     found = steps(chosen)
     if json or out is not None:
         data = _data(chosen, found)

@@ -21,6 +21,8 @@ from specc.core.store import Store
 
 ADDRESS: Final = re.compile(r"https?://[^\s/@?#]+(/[^\s?#@]*)?")
 """What `SPECC_ENDPOINT` may be, as `runtime.datagen.endpoint` may."""
+OF_A_MACHINE: Final = ("device", "isa", "threads", "ranks", "tensor_parallel")
+"""Facets that are no versions of engines."""
 FETCHED: Final = {
     "verifier": "the verifier",
     "conversations": "the data set",
@@ -148,7 +150,7 @@ def _require(stage: PlannedStage, values: Mapping[str, Any], files: Mapping[str,
             f"the stage `{stage.name}` measures speeds in vLLM, which does not run this draft on `{device}`{where}",
             hint="remove `evaluate.grid`: the evaluation counts what is accepted without vLLM too",
         )
-    pins = {name: str(pin) for name, pin in stage.facets.items() if name not in ("device", "isa", "threads", "ranks")}
+    pins = {name: str(pin) for name, pin in stage.facets.items() if name not in OF_A_MACHINE}
     here = installed(pins)
     wrong = {name: here[name] for name, pin in pins.items() if here[name] != pin}
     if not wrong:

@@ -35,6 +35,8 @@ FIXED: Final[Mapping[str, str]] = {
     "PYTHONHASHSEED": "0",
     "RANK": "0",
     "VLLM_CPU_KVCACHE_SPACE": "2",
+    # Each process of a verifier has as many threads as the key says; vLLM would give it a NUMA node instead.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "WORLD_SIZE": "1",
 }
@@ -61,13 +63,15 @@ def environment(
     hub: bool = False,
     endpoint: bool = False,
     loggers: Iterable[str] = (),
+    sockets: str | None = None,
 ) -> dict[str, str]:
     """Return a stage's whole environment.
 
     `facets` are the parts of the numerics class that its key names; a stage that names no threads gets one. `work`
     holds its home and its temporary files. `port` is free on 127.0.0.1. `hub` lets it reach a model hub, `endpoint` a
     server that gives answers.
-    `loggers` are those that it tells of its training, which take where to from the caller's own variables.
+    `loggers` are those that it tells of its training, which take where to from the caller's own variables. `sockets`
+    is a folder with a short name, for those that the processes of a verifier speak through.
     """
     caller = os.environ
     threads = str(facets.get("threads", 1))
@@ -81,6 +85,8 @@ def environment(
     }
     if (isa := facets.get("isa")) in ISA:
         found |= zip(("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"), ISA[isa], strict=True)
+    if sockets is not None:
+        found["VLLM_RPC_BASE_PATH"] = sockets
     if facets.get("device") == "cuda":
         found["DS_ACCELERATOR"] = "cuda"
         found |= {name: caller[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in caller}

@@ -10,10 +10,11 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn
@@ -93,7 +94,11 @@ def _run(job: StageJob, command: list[str], lock: int, store: Store, reporter: R
             (work / folder).mkdir(exist_ok=True)
         write_atomic(work / "JOB.json", job.dump())
         log = log_path.open("ab", buffering=0)
-    with log:
+    with log, ExitStack() as held:
+        sockets: str | None = None
+        if "tensor_parallel" in job.facets:
+            # Short, and not in the store: a socket's path may have 107 bytes.
+            sockets = held.enter_context(tempfile.TemporaryDirectory(prefix="specc-", ignore_cleanup_errors=True))
         with writing(store.root):
             log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {job.stage} {job.key}\n".encode())
         try:
@@ -107,6 +112,7 @@ def _run(job: StageJob, command: list[str], lock: int, store: Store, reporter: R
                     hub=bool(job.context.get("hub")),
                     endpoint="endpoint" in job.context,
                     loggers=job.context.get("loggers", ()),
+                    sockets=sockets,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

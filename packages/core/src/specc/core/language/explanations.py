@@ -525,6 +525,31 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Do as the hint says; `specc convert` tries the same by itself.",
         "facts/init-of-no-layout",
     ),
+    "E0330": Explanation(
+        "A verifier's attention heads divide by the processes that it is spread over.",
+        "Each process computes as many heads of a layer as every other.",
+        "Give `runtime.datagen.tensor_parallel` a number that divides the heads.",
+        "facts/heads-that-do-not-divide",
+    ),
+    "E0331": Explanation(
+        "vLLM has kernels for the verifier's quantised weights on the class of machine that the build is for.",
+        "Its CPU build lacks some everywhere, and some where a processor has no AVX-512 or no AMX; it says so only when"
+        " it has started.",
+        "Name the model that the verifier was made from, or build on a GPU.",
+        "facts/quantised-for-no-cpu",
+    ),
+    "E0332": Explanation(
+        "On a CPU the weights that share a scale are neighbours.",
+        "vLLM's CPU kernel does not read which weights are of which group, so that it would compute another model.",
+        "Quantise the verifier without activation order (`desc_act`, `actorder`), or build on a GPU.",
+        "facts/quantised-out-of-order",
+    ),
+    "E0333": Explanation(
+        "An MTP head is put back into a verifier that is not quantised.",
+        "The trained head takes the places of the old one's tensors, byte by byte, and the evaluation runs it in fp32.",
+        "Name the model that the verifier was made from, or choose another algorithm.",
+        "facts/head-of-a-quantised-verifier",
+    ),
     # E04: the matrix
     "E0401": Explanation(
         "A matrix has at most 10000 combinations.",

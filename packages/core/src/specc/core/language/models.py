@@ -256,6 +256,9 @@ class DatagenRuntime(Section):
 
     workers: Annotated[int, Field(ge=1, le=1)] = 1
     """Number of processes; this release has one."""
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """Number of processes, each with a GPU if there are any, that every layer of the verifier is spread over, in the
+    evaluation too; part of the numerics class."""
     endpoint: (
         Annotated[
             str,
@@ -369,6 +372,8 @@ class Spec(Section):
                 del section[name]
         if responses["samples"] == 1:
             del responses["samples"]
+        if datagen["tensor_parallel"] == 1:
+            del datagen["tensor_parallel"]
         train = tree["train"]
         train["loss"] = train["loss"] and _given(train["loss"])
         if init := tree["draft"].get("init"):

@@ -28,13 +28,16 @@ class Profile:
     def over(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return resolved values with the profile's `runtime` over their own, field by field.
 
-        Raises `SpeccErrors` for phases of ranks that do not fit the training.
+        Raises `SpeccErrors` for phases of ranks that do not fit the training, and for a verifier that cannot be spread
+        over so many processes.
         """
         from specc.core.language.models import Runtime
 
         runtime = Runtime.model_validate(merged(values[RUNTIME], self.runtime)).model_dump()
         tree = {**values, RUNTIME: runtime}
-        if wrong := [error for error in rules_of(self.document, tree).check() if error.id in PHASES]:
+        rules = rules_of(self.document, tree)
+        wrong = [error for error in rules.check() if error.id in PHASES]
+        if wrong := [*wrong, *rules.spread(values["verifier"]["config"])]:
             raise in_order(wrong, self.document.name)
         return tree
 

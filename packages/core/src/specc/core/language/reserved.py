@@ -51,6 +51,8 @@ RESERVED: Final[Mapping[str, str]] = {
     "runtime.datagen.python": "interpreters never come from a spec: they could run anything",
     "runtime.train.python": "interpreters never come from a spec: they could run anything",
     "runtime.datagen.workers": "use `workers: 1`",
+    "runtime.datagen.pipeline_parallel": "spread every layer with `tensor_parallel`: vLLM hands out hidden states of"
+    " one stage alone",
 }  # fmt: skip
 
 DECIDED: Final[Mapping[str, str]] = {

@@ -57,7 +57,7 @@ class Rules:
         except SpeccError as error:  # a draft that there is no deriving for: of a part that the verifier lacks
             return [self._error(str(error.id), error.message, str(error.where), hint=error.hint)]
         return [*self._layers(config), *self._lengths(config), *self._answers(config), *self._mask(config),
-                *self._reach(config)]  # fmt: skip
+                *self._reach(config), *self.spread(config), *self._quantised(config)]  # fmt: skip
 
     def _error(self, id: str, message: str, *paths: str, note: str | None = None,  # noqa: A002 - as in SpeccError
                hint: str | None = None) -> SpeccError:  # fmt: skip
@@ -398,6 +398,21 @@ class Rules:
         if isinstance(vocabulary, int) and vocabulary > size:
             yield self._error("E0302", f"`draft.vocabulary` is {vocabulary}, and the verifier has {size}"
                               " tokens", "draft.vocabulary", hint="`vocabulary: full` keeps them all")  # fmt: skip
+
+    def spread(self, config: Values) -> Iterator[SpeccError]:
+        """Rule on the processes that a verifier is spread over, which holds with a profile's, too."""
+        count = self.values["runtime"]["datagen"].get("tensor_parallel", 1)
+        if count > 1 and (heads := config["num_attention_heads"]) % count:
+            fitting = listed([one for one in range(1, heads + 1) if heads % one == 0], "or")
+            yield self._error("E0330", f"`runtime.datagen.tensor_parallel` is {count}, and the verifier's {heads}"
+                              " attention heads do not divide by it", "runtime.datagen.tensor_parallel",
+                              hint=f"use {fitting}: each process has as many heads as every other")  # fmt: skip
+
+    def _quantised(self, config: Values) -> Iterator[SpeccError]:
+        if self.algorithm.stitched and (quantised := config.get("quantization")):
+            yield self._error("E0333", f"the verifier is quantised ({quantised['method']}), and a head is put back into"
+                              " its files as they are", "draft.algorithm",
+                              hint="name the model that it was made from, or choose another algorithm")  # fmt: skip
 
     def _lengths(self, config: Values) -> Iterator[SpeccError]:
         from specc.core.language.models import LONGEST_SEQUENCE

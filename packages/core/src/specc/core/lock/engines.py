@@ -32,13 +32,17 @@ class MachineClass:
     engines: Mapping[str, str]
     """Distribution name to exact version."""
 
-    def numerics(self, threads: int, ranks: int | str) -> str:
-        """Return the name of the numerics class: what `results` in a lock are filed under."""
-        return f"{self.name}-t{threads}-r{ranks}"
+    def numerics(self, threads: int, ranks: int | str, verifier: int = 1) -> str:
+        """Return the name of the numerics class: what `results` in a lock are filed under.
 
-    def facets(self, threads: int, ranks: int | str) -> dict[str, Any]:
+        `verifier` is the number of processes that a verifier's layers are spread over.
+        """
+        return f"{self.name}-t{threads}-r{ranks}" + (f"-v{verifier}" if verifier > 1 else "")
+
+    def facets(self, threads: int, ranks: int | str, verifier: int = 1) -> dict[str, Any]:
         """Return everything of the numerics class that a stage's key may name."""
-        return {"device": self.device, "isa": self.isa, "threads": threads, "ranks": ranks, **self.engines}
+        spread = {"tensor_parallel": verifier} if verifier > 1 else {}
+        return {"device": self.device, "isa": self.isa, "threads": threads, "ranks": ranks, **spread, **self.engines}
 
 
 CLASSES: Final[Mapping[str, MachineClass]] = {

@@ -94,6 +94,19 @@ class LockedEvaluate(Evaluate):
     """Files of prompts."""
 
 
+class Quantization(Section):
+    """How a verifier's linear layers are quantised."""
+
+    method: Literal["awq", "compressed-tensors", "fp8", "gptq", "mxfp4"]
+    """What made it so, as its `quantization_config` says."""
+    scheme: str
+    """Bits of weights and activations: `W4A16`, `W8A8`, `FP8`, `MXFP4` …; several are joined by `+`."""
+    group: int | str
+    """Number of weights that share a scale, or `channel`, `tensor`, `block`; `several` where layers differ."""
+    act_order: bool = False
+    """Whether the weights of a group are not neighbours; absent if they are."""
+
+
 class VerifierConfig(Section):
     """What is read of a verifier's configuration, in transformers' words."""
 
@@ -152,6 +165,8 @@ class VerifierConfig(Section):
     """Width of the expert that all tokens go through; absent as above."""
     norm_topk_prob: bool | None = None
     """Whether the weights of a token's experts sum to 1; absent as above."""
+    quantization: Quantization | None = None
+    """How its linear layers are quantised; absent if they are not."""
 
 
 class LockedVerifier(Verifier):

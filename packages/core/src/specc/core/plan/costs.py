@@ -242,7 +242,9 @@ def _copied(verifier: Values, files: Mapping[str, Path]) -> float | None:
 
 
 def weight_bytes(verifier: Values) -> int:
-    """Return the bytes of a verifier's weights in its dtype."""
-    config = verifier["config"]
+    """Return the bytes of a verifier's weights in its dtype; of quantised layers, in as many bits as their weights."""
+    config, width = verifier["config"], WIDTH[verifier["dtype"]]
     ends = head_size(config) * (1 if config["tie_word_embeddings"] else 2)
-    return WIDTH[verifier["dtype"]] * (_body(config) + ends)
+    scheme = config.get("quantization", {}).get("scheme")
+    each = width if scheme is None else 0.5 if "4" in scheme.partition("A")[0] else 1.0
+    return round(each * _body(config)) + width * ends

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 from specc.core.contracts import Manifest
 from specc.core.files import digest_of, flatten
 from specc.core.lock import MachineClass
-from specc.core.plan.stages import StageRow, Values, stages
+from specc.core.plan.stages import StageRow, Values, stages, verifier_processes
 
 
 class Artifacts(Protocol):
@@ -110,15 +110,15 @@ class Decision:
 def lower(values: Values, machine: MachineClass, build: str = "") -> Plan:
     """Lower resolved values to a plan for one class of machine; a `build` of a matrix has its name in the plan's."""
     runtime = values["runtime"]
-    threads, ranks = runtime["threads"], world(runtime["train"]["ranks"])
-    every = machine.facets(threads, ranks)
+    threads, ranks, spread = runtime["threads"], world(runtime["train"]["ranks"]), verifier_processes(runtime)
+    every = machine.facets(threads, ranks, spread)
     planned: dict[str, PlannedStage] = {}
     for row in stages(values):
         facets = {name: every[name] for name in row.facets if name in every}
         inputs = {name: planned[stage].recipe for name, stage in row.inputs.items()}
         said = {"stage": row.name, "version": row.version, "params": row.params, "inputs": inputs, "facets": facets}
         planned[row.name] = PlannedStage(row=row, facets=facets, recipe=_recipe(json.dumps(said, sort_keys=True)))
-    numerics = machine.numerics(threads, ranks)
+    numerics = machine.numerics(threads, ranks, spread)
     return Plan(name=plan_name(values, build), numerics=numerics, stages=tuple(planned.values()))
 
 
@@ -141,11 +141,16 @@ def world(ranks: int | list[dict[str, int | None]]) -> int | str:
 
 
 def runtime_of(parts: str) -> dict[str, Any]:
-    """Return the values of `runtime` that the end of a class's name, such as `2-r2x120+1`, was made of by `lower`."""
-    threads, _, ranks = parts.partition("-r")
+    """Return the values of `runtime` that the end of a class's name, such as `2-r2x120+1-v2`, says."""
+    threads, _, rest = parts.partition("-r")
+    ranks, _, spread = rest.partition("-v")
     phases = [phase.partition("x") for phase in ranks.split("+")]
     several = [{"ranks": int(count), "until": int(end) if end else None} for count, _, end in phases]
-    return {"threads": int(threads), "train": {"ranks": int(ranks) if ranks.isdecimal() else several}}
+    return {
+        "threads": int(threads),
+        "train": {"ranks": int(ranks) if ranks.isdecimal() else several},
+        "datagen": {"tensor_parallel": int(spread or 1)},
+    }
 
 
 def before(stage: PlannedStage) -> PlannedStage | None:

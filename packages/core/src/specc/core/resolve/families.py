@@ -54,6 +54,11 @@ _GEMMA: Final[Mapping[str, Any]] = {"tie_word_embeddings": True, "head_dim": 256
 _QWEN3_NEXT: Final[Mapping[str, Any]] = {"head_dim": 256, "partial_rotary_factor": 0.25}
 _EXPERTS: Final[Mapping[str, Any]] = {"moe_intermediate_size": 512, "shared_expert_intermediate_size": 512}
 
+_GPT_OSS_ROPE: Final[Mapping[str, Any]] = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+
 FAMILIES: Final[Mapping[str, Family]] = {
     "cohere": Family(norm="layernorm", epsilon="layer_norm_eps", multiplied="logit_scale", tied=True,
                      absent={**_COHERE, "rope_theta": 500000.0}),
@@ -65,6 +70,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "gemma3_text": Family(norm="gemma", scaled=True, capped="final_logit_softcapping",
                           absent={**_GEMMA, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208,
                                   "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0}),
+    # Its layers have experts alone, each as wide as the hidden state.
+    "gpt_oss": Family(dense=False, absent={"head_dim": 64, "num_key_value_heads": 8, "rope_theta": 150000.0,
+                                           "rope_scaling": _GPT_OSS_ROPE}),
     "granite": Family(divided="logits_scaling"),
     "llama": Family(),
     "mimo": Family(heads="num_nextn_predict_layers", absent={"num_key_value_heads": 32}),

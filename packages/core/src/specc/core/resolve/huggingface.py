@@ -9,6 +9,7 @@ from typing import Any
 from specc.core.errors import SpeccError
 from specc.core.files import digest_of, sha256
 from specc.core.resolve import families
+from specc.core.resolve.quantisation import quantisation
 
 Reader = Callable[[str], bytes | None]
 """Returns a file's bytes, or None if the model has no such file."""
@@ -23,6 +24,8 @@ def config_facts(read: Reader) -> dict[str, Any]:
         heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
         eos = generation.get("eos_token_id", text.get("eos_token_id"))
         rope, share = families.rotary(family, text)
+        tied = bool(text.get("tie_word_embeddings", False))
+        quantised = quantisation(raw, tied=tied)
         return {
             "architecture": raw["architectures"][0],
             "model_type": name,
@@ -37,10 +40,11 @@ def config_facts(read: Reader) -> dict[str, Any]:
             "rms_norm_eps": float(text[family.epsilon]),
             "rope_parameters": rope,
             **({} if share == 1 else {"partial_rotary_factor": share}),
-            "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
+            "tie_word_embeddings": tied,
             "bos_token_id": text.get("bos_token_id"),
             "eos_token_ids": [] if eos is None else sorted(eos) if isinstance(eos, list) else [eos],
             **families.peculiar(family, text),
+            **({"quantization": quantised} if quantised else {}),
         }
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise SpeccError(f"the verifier's `config.json` lacks or garbles {error}") from error

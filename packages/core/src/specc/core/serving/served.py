@@ -23,6 +23,8 @@ from specc.core.store.manifests import SHORT
 
 HOST: Final = "127.0.0.1"
 """Nobody else's machine can reach the server unless its owner changes this."""
+SPREAD: Final = ("--tensor-parallel-size", "-tp")
+"""Flags that spread a verifier over GPUs, which may be others than those that it was run on in the build."""
 OURS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("-sc", "--model-tag"), "the checkpoint decides it"),
     **dict.fromkeys(("--uds", "--headless", "--grpc"), "specc asks the server on a port whether it is ready"),
@@ -45,6 +47,8 @@ class Served:
     store: Store
     digests: tuple[str, ...]
     """What is read of the store: the checkpoint first, what is served as the verifier last."""
+    processes: int = 1
+    """Processes that the verifier was spread over when the draft's hidden states were made."""
 
 
 def served_of(store: Store, checkpoint: Manifest) -> Served:
@@ -61,7 +65,14 @@ def served_of(store: Store, checkpoint: Manifest) -> Served:
         speculator = verifier = store.path(stitched.digest)
         digests = (checkpoint.digest, stitched.digest)
     return Served(name=name, checkpoint=checkpoint, values=values, speculator=speculator, verifier=verifier,
-                  store=store, digests=digests)  # fmt: skip
+                  store=store, digests=digests, processes=_processes(store, checkpoint))  # fmt: skip
+
+
+def _processes(store: Store, checkpoint: Manifest) -> int:
+    """Return the processes of the verifier that a checkpoint's states are from, 1 if that is not known here."""
+    key = checkpoint.params.get("stages", {}).get("hidden_states", {}).get("key")
+    digest = store.find("hidden_states", key) if key else None
+    return int(store.manifest(digest, key).facets.get("tensor_parallel", 1)) if digest else 1
 
 
 def values_of(store: Store, checkpoint: Manifest) -> Mapping[str, Any]:
@@ -142,6 +153,8 @@ def vllm_command(
     flags |= {"--host": host, "--port": str(port)}
     if (other := architecture(params["verifier"]["config"])) != {}:
         flags["--hf-overrides"] = json.dumps(other["hf_overrides"])
+    if served.processes > 1 and not any(word.split("=")[0] in SPREAD for word in further):
+        flags[SPREAD[0]] = str(served.processes)
     _refuse_given({*flags, "--model"}, further)
     return [*start, *(word for flag in flags.items() for word in flag), *device_flags, *further]
 
@@ -188,7 +201,10 @@ def started(
         else:
             folder = Path(tempfile.mkdtemp(prefix="specc-serve-"))
             home, log = folder / "home", folder / "log"
+        alone: Mapping[str, str] = {}
+        if device == "cpu" and any(word.split("=")[0] in SPREAD for word in line):
+            alone = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # vLLM would want a NUMA node for each process
         yield held.enter_context(
-            serving(line, name=served.name, host=host, port=port, home=home, log=log, variables=variables,
+            serving(line, name=served.name, host=host, port=port, home=home, log=log, variables={**alone, **variables},
                     device=device, seconds=seconds, waiting=waiting)
         )  # fmt: skip

@@ -66,8 +66,9 @@ def _job(number: int, stage: PlannedStage, runtime: Mapping[str, Any]) -> Job:
 
 
 def _processes(stage: PlannedStage, runtime: Mapping[str, Any]) -> int:
-    """Return how many processes a stage has at most: ranks where its key names them, else workers."""
+    """Return how many processes a stage has at most: ranks where its key names them, else those of verifiers."""
     if "ranks" not in stage.facets:
-        return int(runtime["datagen"]["workers"]) if stage.row.package == "datagen" else 1
+        workers = int(runtime["datagen"]["workers"]) if stage.row.package == "datagen" else 1
+        return workers * int(stage.facets.get("tensor_parallel", 1))
     ranks = runtime["train"]["ranks"]
     return ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)
