@@ -104,6 +104,9 @@ class Endpoint(Asker):
         """Have one conversation, turn by turn; what the server refuses ends it."""
         while talk.asked:
             messages = talk.next_prompt()
+            if any("images" in message for message in messages):
+                self._deny(talk, "an endpoint is asked without images in this release")
+                return
             if (ids := self.prompt(talk, messages)) is None:
                 return
             row, turn = talk.row["row"], len(messages)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from specc.core.algorithms.mtp import HEADS
+from specc.core.engines import architecture as other_class
 from specc.core.engines import vllm_arguments
 from specc.core.errors import Exit, SpeccError
 
@@ -37,7 +38,8 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     from vllm import LLM
 
-    device, architecture = facets.get("device", "cpu"), params["verifier"]["config"]["architecture"]
+    device, config = facets.get("device", "cpu"), params["verifier"]["config"]
+    (architecture,) = other_class(config).get("hf_overrides", {}).get("architectures", [config["architecture"]])
     try:
         if architecture == _MIMO:
             _register_mimo()
@@ -85,14 +87,16 @@ def _register_mimo() -> None:
     ModelRegistry.register_model(_MIMO, Body)
 
 
-def generate(llm: Any, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """Queue all prompts (token ids), then step; yield each prompt's number and vLLM's output when it is finished.
+def generate(llm: Any, prompts: Sequence[Any], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Queue all prompts, then step; yield each prompt's number and vLLM's output when it is finished.
 
-    `params` are vLLM's `SamplingParams`, one a prompt, with `RequestOutputKind.FINAL_ONLY`.
+    A prompt is a sequence of token ids, or with images what `specc.datagen.vision` makes of both. `params` are vLLM's
+    `SamplingParams`, one a prompt, with `RequestOutputKind.FINAL_ONLY`.
     """
     engine = llm.llm_engine
     for number, (prompt, sampling) in enumerate(zip(prompts, params, strict=True)):
-        engine.add_request(str(number), {"prompt_token_ids": list(prompt)}, sampling)
+        asked = prompt if isinstance(prompt, dict) else {"prompt_token_ids": list(prompt)}
+        engine.add_request(str(number), asked, sampling)
     while engine.has_unfinished_requests():
         for output in engine.step():
             if output.finished:
