@@ -22,11 +22,8 @@ _WIDTH: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 TRANSFORMERS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("cohere", "cohere2", "gemma", "gemma2", "gemma3_text"), "TransformersForCausalLM"),
     **dict.fromkeys(("mixtral", "qwen2_moe"), "TransformersMoEForCausalLM"),
-    "llava": "TransformersMultiModalForCausalLM",
 }
-"""Families whose own classes in vLLM hand out no hidden states, and what runs them in place of these.
-
-LLaVA's would, and cannot be imported without torchvision, of which there is no build beside a CPU's torch on PyPI."""
+"""Families whose own classes in vLLM hand out no hidden states, and what runs them in place of these."""
 KNOWN_AS: Final[Mapping[str, str]] = {"mimo": "qwen2"}
 """Families that transformers knows by code in their repositories alone, which is never run, and the one that their
 bodies are of. The stage `verifier` writes the latter into `config.json`."""

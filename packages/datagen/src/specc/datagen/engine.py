@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from specc.core.algorithms.mtp import HEADS
-from specc.core.engines import architecture as other_class
 from specc.core.engines import vllm_arguments
 from specc.core.errors import Exit, SpeccError
+from specc.datagen.plugin import register
 
 _MIMO: Final = "MiMoForCausalLM"
 
@@ -38,12 +38,12 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     from vllm import LLM
 
-    device, config = facets.get("device", "cpu"), params["verifier"]["config"]
-    (architecture,) = other_class(config).get("hf_overrides", {}).get("architectures", [config["architecture"]])
+    device, architecture = facets.get("device", "cpu"), params["verifier"]["config"]["architecture"]
     try:
         if architecture == _MIMO:
             _register_mimo()
         if device == "cpu":
+            register()
             _import_models(architecture, "ExtractHiddenStatesModel")
         return LLM(
             str(verifier),

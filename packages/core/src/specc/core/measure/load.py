@@ -22,7 +22,7 @@ from specc.core.execute.environment import plain
 from specc.core.execute.machine import detect_class
 from specc.core.execute.processes import guarded, has_exited
 from specc.core.files import new_folder, pretty
-from specc.core.measure.prompts import read_source
+from specc.core.measure.prompts import read_source, text_of
 from specc.core.serving.served import HOST, Served, started, vllm_command
 from specc.core.serving.server import START, Server, free, reason
 from specc.core.store.manifests import SHORT
@@ -127,7 +127,7 @@ def drive(
 def texts(path: Path) -> list[str]:
     """Return the first turn of a user of each row of a file of prompts; raises `SpeccError` for a row that has none."""
     every = read_source(path, path.name, {}, None)
-    return [next(one["content"] for one in prompt.messages if one["role"] == "user") for prompt in every]
+    return [next(text_of(one) for one in prompt.messages if one["role"] == "user") for prompt in every]
 
 
 def talks(verifier: Path) -> bool:
