@@ -183,8 +183,9 @@ PUBLISHED = {
     "text_config": {"_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"],
                     "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
                     "torch_dtype": "float16", "vocab_size": 32064},
-    "vision_config": {"hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "model_type": "clip_vision_model",
-                      "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768},
+    "vision_config": {"hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "num_attention_heads": 16,
+                      "model_type": "clip_vision_model", "num_hidden_layers": 24, "patch_size": 14,
+                      "projection_dim": 768},
 }  # fmt: skip
 """The configuration of llava-hf/llava-1.5-7b-hf, in which most of Llama is left out."""
 

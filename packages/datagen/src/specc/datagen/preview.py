@@ -158,10 +158,12 @@ def _files(stage: Stage) -> dict[str, Source]:
 def _read(stage: Stage, name: str, source: Source, line: int | None) -> tuple[Seen, list[Row]]:
     """Return the first rows of a file of a source, or the one on a line of it."""
     seen, rows = Seen(name), list[Row]()
-    see = Gallery(stage, taken="image_token_id" in stage.params["verifier"]["config"]).reader(source)
+    gallery = Gallery(stage, taken="image_token_id" in stage.params["verifier"]["config"])
+    see = gallery.reader(source)
     found = rows_of(stage.file(name), name, source.columns)
     for number, row in ((at, row) for at, row in found if at == line) if line else islice(found, SCANNED):
         seen.rows += 1
+        gallery.forget()
         try:
             identity, said = identified(row, see)
             shape = str(shape_of(cast("dict[str, Any]", row)))

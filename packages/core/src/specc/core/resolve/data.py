@@ -50,11 +50,14 @@ def pin_data(
     """
     found: dict[str, Path] = {}
     for path, item in items_of(tree):
+        key = _key(item)
         try:
             found |= _pin_local(item, base, digest, known) if "file" in item else _pin_remote(item, known)
-            found |= _pin_images(item, base, digest, known) if "images" in item else {}
+            if "images" in item:
+                key = "images"
+                found |= _pin_images(item, base, digest, known)
         except SpeccError as error:
-            raise document.error(error.message, (*path, _key(item)), hint=error.hint, id=error.id) from error
+            raise document.error(error.message, (*path, key), hint=error.hint, id=error.id) from error
         known.append(item)
     return found
 
