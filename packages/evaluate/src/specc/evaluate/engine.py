@@ -201,7 +201,7 @@ def _generate(
     # No log-probabilities: vLLM ranks them in a function that inductor compiles, for longer than the prompts take.
     params = SamplingParams(temperature=0, max_tokens=max_tokens, detokenize=False, output_kind=last)
     for index, row in enumerate(prompts):
-        llm.llm_engine.add_request(str(index), _prompt(row), params)
+        llm.llm_engine.add_request(str(index), asked(row), params)
     answers: dict[str, tuple[int, ...]] = {}
     while llm.llm_engine.has_unfinished_requests():
         for output in llm.llm_engine.step():
@@ -212,7 +212,7 @@ def _generate(
     return [answers[str(index)] for index in range(len(prompts))]
 
 
-def _prompt(row: Sequence[int]) -> dict[str, Any]:
+def asked(row: Sequence[int]) -> dict[str, Any]:
     """Return vLLM's prompt of token ids, with its images where it has some."""
     if not isinstance(row, Asked):
         return {"prompt_token_ids": list(row)}
