@@ -121,10 +121,10 @@ REFUSED = [
         "`messages[1].tool_calls[0]` names no function",
     ),
     (
-        {"messages": [{"role": U, "content": [{"type": "image_url", "image_url": {}}]}]},
-        "`messages[0]` has a part of type `image_url`; only text is in this release",
+        {"messages": [{"role": U, "content": [{"type": "input_audio", "input_audio": {}}]}]},
+        "`messages[0]` has a part of type `input_audio`; only text and images are in this release",
     ),
-    ({"messages": turns((U, "a")), "images": ["x.png"]}, "`images` is not in this release"),
+    ({"messages": turns((U, "a")), "videos": ["x.mp4"]}, "`videos` is not in this release"),
     ({"instruction": "a", "history": [["b", "c"]]}, "`history` is not in this release"),
     ({"prompt": 3}, "the content of `prompt` is a number and no text"),
 ]

@@ -202,6 +202,16 @@ def test_rows_that_the_server_refuses_are_left_out_up_to_a_limit(tmp_path: Path,
     assert not (tmp_path / "most/output/refused_rows.jsonl").exists()
 
 
+def test_rows_with_images_count_as_refused(tmp_path: Path, verifier: Path) -> None:
+    rows = talks(20)
+    rows[3]["messages"][0]["images"] = [{"sha256": "0" * 64, "width": 4, "height": 4}]
+    with Flaky(verifier) as server:
+        _, events = ask(tmp_path, verifier, conversations(tmp_path / "source", rows), server.url)
+    assert [row["row"] for row in read(tmp_path)] == [number for number in range(20) if number != 3]
+    (note,) = [event.text for event in events if isinstance(event, Note)]
+    assert note.endswith("p.jsonl:4 (an endpoint is asked without images in this release)")
+
+
 def test_a_server_that_asks_for_a_pause_gets_one(tmp_path: Path, verifier: Path) -> None:
     source = conversations(tmp_path / "source", talks(4))
     times = list[float]()

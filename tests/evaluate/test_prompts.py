@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from drafts import source
-from small import make_tokenizer
+from llava import IMAGES, RUN, TOKEN, data_url, make_llava, picture
+from small import CHATML, make_tokenizer
 from specc.core.errors import SpeccError
+from specc.core.measure.prompts import images_of, text_of
 from specc.datagen import template as templates
 from specc.datagen.shapes import read_row
 from specc.datagen.template import ChatTemplate
@@ -156,3 +158,62 @@ def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1")
     with pytest.raises(SpeccError, match="cannot be read"):
         read_prompts([source(path, "test.parquet")], lambda _: path, None)
+
+
+RED = data_url(picture())
+
+
+def ask(*urls: str) -> dict[str, object]:
+    parts = [*({"type": "image_url", "image_url": {"url": url}} for url in urls), {"type": "text", "text": "Why?"}]
+    return {"messages": [{"role": "user", "content": parts}]}
+
+
+def test_images_stand_in_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(ask(RED)) + "\n" + json.dumps(ask()) + "\n")
+    first, second = read_prompts([source(path, "p.jsonl")], lambda _: path, None)
+    assert images_of(first.messages) == [RED]
+    assert text_of(first.messages[0]) == "Why?"
+    assert second.messages == ({"role": "user", "content": "Why?"},)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://example.org/a.png", "an image of a prompt is at an address, and nothing is fetched for a row"),
+        ("data:image/png;base64,AAAA", "an image of a prompt is no PNG, JPEG or WebP that can be read"),
+    ],
+)
+def test_an_image_that_is_none_is_refused_with_its_line(url: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpeccError) as caught:
+        read(tmp_path, {"prompt": "fine"}, ask(url))
+    assert caught.value.message == message
+    assert str(caught.value.where) == "p.jsonl:2:1"
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("template", [IMAGES, CHATML])
+def test_a_prompt_with_images_is_what_the_verifier_sees_and_what_vllm_is_asked(template: str, tmp_path: Path) -> None:
+    """As `tokens` makes it of a row: the same ids, and the same for both kinds of templates."""
+    from specc.datagen.shapes import read_row
+    from specc.datagen.template import render as written
+    from specc.datagen.tokens import load_tokenizer, template_of
+    from specc.datagen.vision import Eyes
+    from specc.datagen.vision import images_of as shown
+
+    verifier = make_llava(tmp_path / "llava", template, weights=False)
+    tokenizer, rows = load_tokenizer(verifier), [ask(RED, data_url(picture((1, 2, 3), (9, 40)))), ask()]
+    ours = template_of(verifier, tokenizer, {"image_token_id": TOKEN}, None)
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = read_prompts([source(path, "p.jsonl")], lambda _: path, None)
+    rendered = render(prompts, verifier, "2026-11-23", vision=True)
+    for row, found in zip(rows, rendered, strict=True):
+        messages = read_row(row, lambda _: {"sha256": "", "width": 40, "height": 30})["messages"]
+        text = written(ours, messages, add_generation_prompt=True, date="2026-11-23")
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert list(found) == Eyes(verifier, TOKEN).unfolded(ids, shown(messages))[0]
+        assert getattr(found, "folded", ids) == ids
+    assert rendered[0].count(TOKEN) == 2 * RUN
+    with pytest.raises(SpeccError, match="the prompt has an image, and the verifier takes none"):
+        render(prompts, verifier, "2026-11-23")

@@ -12,7 +12,7 @@ from hub import Hub
 from specc.core.errors import Position, SpeccError
 from specc.core.files import sha256_file
 from specc.core.language import Document
-from specc.core.resolve.data import pin_data, unpinned_data
+from specc.core.resolve.data import pin_data, places_of, unpinned_data
 
 CARD = "---\nconfigs:\n- config_name: main\n  data_files:\n  - {split: train, path: main/train-*}\n  - {split: test," \
     " path: main/test-*}\n- config_name: other\n  data_files: other/*.jsonl\n---\n"  # fmt: skip
@@ -69,6 +69,28 @@ def test_the_rows_that_a_card_states_of_a_split_are_kept_for_estimates(hub: Hub,
                    {"dataset": "org/name", "path": "other/x.jsonl"})  # fmt: skip
     assert [item.get("examples") for item in found] == [7473, None, None, None]
     assert pinned(tmp_path, main, known=found)[0]["examples"] == 7473, "the lock's, and no hub is asked"
+
+
+def test_each_image_of_a_folder_has_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    for name in ("p/b.png", "p/a/c.JPG", "p/.hidden/d.png", "p/notes.txt", "p/e.gif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    asked = {"file": "rows.jsonl", "images": "./p/"}
+    whole = tree(asked)
+    found = pin_data(whole, tmp_path, sha256_file, [], DOCUMENT)
+    (item,) = whole["data"]["sources"]
+    assert item["image_files"] == {name: sha256_file(tmp_path / name) for name in ("p/a/c.JPG", "p/b.png")}
+    assert found == {name: tmp_path / name for name in ("rows.jsonl", *item["image_files"])}
+    assert places_of(whole, tmp_path) == found
+    # What is not here is the lock's, and an image that came later is in no lock.
+    other = tmp_path / "other"
+    other.mkdir()
+    assert pinned(other, asked, known=[item])[0]["image_files"] == item["image_files"]
+    (tmp_path / "p/f.webp").write_text("new")
+    assert list(pinned(tmp_path, asked, known=[item])[0]["image_files"]) == ["p/a/c.JPG", "p/b.png", "p/f.webp"]
+    (tmp_path / "none").mkdir()
+    assert refused(tmp_path, {**asked, "images": "none"}).message == "the folder `none` has no image"
 
 
 def test_a_split_is_pinned_by_commit_and_hashes_and_asked_for_once(hub: Hub, tmp_path: Path) -> None:

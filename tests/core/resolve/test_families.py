@@ -175,3 +175,40 @@ def test_what_a_configuration_leaves_out_is_what_transformers_takes_or_an_error(
             assert found | {"eos_token_ids": [1]} == whole, key
             agreed += 1
     assert agreed > 5
+
+
+PUBLISHED = {
+    "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "image_token_index": 32000,
+    "pad_token_id": 32001, "projector_hidden_act": "gelu", "tie_word_embeddings": False, "torch_dtype": "float16",
+    "text_config": {"_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"],
+                    "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
+                    "torch_dtype": "float16", "vocab_size": 32064},
+    "vision_config": {"hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "num_attention_heads": 16,
+                      "model_type": "clip_vision_model", "num_hidden_layers": 24, "patch_size": 14,
+                      "projection_dim": 768},
+}  # fmt: skip
+"""The configuration of llava-hf/llava-1.5-7b-hf, in which most of Llama is left out."""
+
+
+def test_llava_takes_images_and_its_text_part_is_a_llama() -> None:
+    transformers = pytest.importorskip("transformers")
+    found = facts(PUBLISHED)
+    theirs = transformers.LlavaConfig(**{key: value for key, value in PUBLISHED.items() if key != "architectures"})
+    assert set(found) == {*KEYS, "image_token_id"}
+    assert (found["model_type"], found["image_token_id"]) == ("llava", theirs.image_token_index)
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+                "vocab_size", "max_position_embeddings", "rms_norm_eps", "head_dim"):  # fmt: skip
+        assert found[key] == getattr(theirs.text_config, key), key
+    assert found["rope_parameters"]["rope_theta"] == theirs.text_config.rope_parameters["rope_theta"]
+    assert found["eos_token_ids"] == [theirs.text_config.eos_token_id]
+    VerifierConfig.model_validate(found)
+
+
+def test_a_llava_of_another_family_inside_is_refused() -> None:
+    with pytest.raises(SpeccError, match="is of the family `qwen2`, not `llama`"):
+        facts({**PUBLISHED, "text_config": {**PUBLISHED["text_config"], "model_type": "qwen2"}})
+
+
+@pytest.mark.parametrize("family", sorted(set(INSIDE) - {"llava"}))
+def test_of_other_models_for_more_than_text_the_text_is_taken(family: str) -> None:
+    assert "image_token_id" not in facts({**PLAIN, "model_type": family, "text_config": PLAIN, "image_token_id": 7})

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
+from specc.core.images import SUFFIXES
 from specc.core.references import placed
 
 FORMATS: Final[Mapping[str, str]] = {
@@ -111,6 +112,20 @@ def files_of(item: Item) -> dict[str, str]:
 def local_files(item: Item) -> dict[str, str]:
     """Return those files of a locked source that are on the user's disk, none for a hub's and an address."""
     return files_of(item) if "file" in item else {}
+
+
+def local_images(item: Item) -> dict[str, str]:
+    """Return the images of a locked source that are on the user's disk, with their sha256."""
+    return dict(item.get("image_files", {}))
+
+
+def image_places(folder: str, base: Path) -> dict[str, Path]:
+    """Return the images of a folder, also below it, each by its own path, sorted; hidden ones do not count."""
+    place = placed(folder, base)
+    inside = (path.relative_to(place) for path in place.rglob("*")
+              if path.suffix.lower() in SUFFIXES and path.is_file())  # fmt: skip
+    names = (one.as_posix() for one in inside if not any(part.startswith(".") for part in one.parts))
+    return {posixpath.normpath(posixpath.join(folder, name)): place / name for name in sorted(names)}
 
 
 def local_places(name: str, base: Path) -> dict[str, Path]:

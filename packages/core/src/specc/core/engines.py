@@ -54,6 +54,8 @@ def vllm_arguments(verifier: Mapping[str, Any], length: int, device: str, proces
         **here,
         **spread(processes),
         **architecture(verifier["config"]),
+        # A processor's output that is kept would grow with the data, and nothing is asked twice.
+        **({"mm_processor_cache_gb": 0} if "image_token_id" in verifier["config"] else {}),
     }
 
 

@@ -15,6 +15,8 @@ from specc.core.stage import Stage
 from specc.datagen.allowance import Allowance, LeftOut
 from specc.datagen.filters import WORDS, filters_of
 from specc.datagen.formats import rows_of
+from specc.datagen.images import Gallery
+from specc.datagen.media import See, refuse
 from specc.datagen.mix import mixed
 from specc.datagen.rows import Message, Row, Said, ShardInfo, identity, shard_info, shard_name, write_rows
 from specc.datagen.shapes import HINT, ShapeError, read_row
@@ -58,7 +60,7 @@ def conversations(stage: Stage) -> None:
     The validation sources come first, in the order of the spec, then the others, one after another or mixed by their
     weights; rows keep their order. So a conversation that stands in both stays in validation alone, and rows appended
     to the last source, or to any of a mix, leave earlier shards as they were. Memory holds one shard, a part of a
-    table, and 16 bytes of hash for each conversation.
+    table, and 16 bytes of hash for each conversation. Images of verifiers that take them are in `images`, each once.
 
     Bad rows are left out and listed in `bad_rows.jsonl` up to `data.bad_rows`. Raises `SpeccError` if there are more,
     after the last row or after the first thousand of them, listing the first ones of all files together.
@@ -66,6 +68,7 @@ def conversations(stage: Stage) -> None:
     data = stage.params["data"]
     tally = Tally(Allowance("data.bad_rows", data.get("bad_rows", 0), "cannot be used", HINT))
     shards, pending = list[ShardInfo](), list[Row]()
+    gallery = Gallery(stage, taken="images" in data)
 
     def flush() -> None:
         name = shard_name(len(shards), ".jsonl")
@@ -73,7 +76,7 @@ def conversations(stage: Stage) -> None:
         shards.append(shard_info(stage.output, name, len(pending)))
         pending.clear()
 
-    for item in _candidates(stage, tally):
+    for item in _candidates(stage, tally, gallery):
         if tally.bad.count and not tally.bad.allowed:
             continue  # to find the others
         row = tally.train + tally.validation
@@ -115,6 +118,8 @@ def conversations(stage: Stage) -> None:
         "validation": tally.validation,
         "shards": [asdict(shard) for shard in shards],
     }
+    if "images" in data:
+        index["images"] = {"files": gallery.files, "bytes": gallery.bytes}
     if "filters" in data:
         index["removed"] = {name: tally.removed[name] for name in WORDS}
     if tally.bad.allowed:
@@ -136,18 +141,18 @@ def is_validation(identity: str, share: float) -> bool:
     return int(drawn, 16) / 2**64 < share
 
 
-def identified(row: object) -> tuple[str, Said]:
-    """Return a row's identity (the sha256 of what it says) and what it says; raises `ShapeError`."""
+def identified(row: object, see: See = refuse) -> tuple[str, Said]:
+    """Return a row's identity (the sha256 of what it says and shows) and what it says; raises `ShapeError`."""
     if isinstance(row, ShapeError):
         raise row
-    said = read_row(row)
+    said = read_row(row, see)
     try:
         return identity(said), said
     except UnicodeEncodeError as error:
         raise ShapeError("half a surrogate pair (`\\ud800` to `\\udfff`) is no text") from error
 
 
-def _candidates(stage: Stage, tally: Tally) -> Iterator[Candidate]:
+def _candidates(stage: Stage, tally: Tally, gallery: Gallery) -> Iterator[Candidate]:
     """Yield the conversations of all sources in the order of the artifact; count the others in `tally`."""
     seen, sources = set[bytes](), sources_of(stage)
     whole = sum(source.rows for source in sources if source.rows) if all(source.rows for source in sources) else None
@@ -155,7 +160,7 @@ def _candidates(stage: Stage, tally: Tally) -> Iterator[Candidate]:
         keep = stack.enter_context(filters_of(stage))
 
         def stream(source: Source) -> Iterator[Candidate]:
-            found = _conversations(stage, source, tally, seen=seen, keep=keep, whole=whole)
+            found = _conversations(stage, source, tally, gallery, seen=seen, keep=keep, whole=whole)
             return stack.enter_context(closing(found))
 
         mix = [source for source in sources if source.weight is not None]
@@ -174,6 +179,7 @@ def _conversations(
     stage: Stage,
     source: Source,
     tally: Tally,
+    gallery: Gallery,
     *,
     seen: set[bytes],
     keep: Callable[[list[Message]], str | None],
@@ -183,7 +189,7 @@ def _conversations(
 
     `seen` are the hashes of all rows so far, `whole` are the rows that will be read of all sources if that is known.
     """
-    taken = 0
+    taken, see = 0, gallery.reader(source)
     for file in source.files:
         if taken == source.rows:
             return
@@ -194,8 +200,9 @@ def _conversations(
                 tally.read += 1
                 if tally.read % REPORT_EVERY == 0:
                     stage.progress(tally.read, whole, "rows", name)
+                gallery.forget()
                 try:
-                    identity, said = identified(row)
+                    identity, said = identified(row, see)
                 except ShapeError as error:
                     tally.refuse(name, number, str(error))
                 else:
@@ -206,6 +213,7 @@ def _conversations(
                         seen.add(short)
                         # What is given as tokens has no text that could be judged.
                         if (filtered := keep(said["messages"]) if said["messages"] else None) is None:
+                            gallery.keep(said["messages"])
                             validation = is_validation(identity, source.share)
                             yield Candidate(identity, validation, name, number, said)
                         else:

@@ -106,6 +106,10 @@ class Endpoint(Asker):
         """Have one conversation, turn by turn; what the server refuses ends it."""
         while talk.asked:
             messages = talk.next_prompt()
+            if any("images" in message for message in messages):
+                why = "an endpoint is asked without images in this release"
+                self.refusals.add(LeftOut(talk.row["source"], talk.row["line"], why))
+                return
             if (ids := self.prompt(talk, messages)) is None:
                 return
             row, turn = talk.row["row"], len(messages)

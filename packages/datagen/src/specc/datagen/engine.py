@@ -22,6 +22,7 @@ from typing import Any, Final
 from specc.core.algorithms.mtp import HEADS
 from specc.core.engines import vllm_arguments
 from specc.core.errors import Exit, SpeccError
+from specc.datagen.plugin import register
 
 _MIMO: Final = "MiMoForCausalLM"
 
@@ -44,6 +45,7 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
         if architecture == _MIMO:
             _register_mimo()
         if device == "cpu":
+            register()
             _import_models(architecture, "ExtractHiddenStatesModel")
         return LLM(
             str(verifier),
@@ -87,14 +89,16 @@ def _register_mimo() -> None:
     ModelRegistry.register_model(_MIMO, Body)
 
 
-def generate(llm: Any, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """Queue all prompts (token ids), then step; yield each prompt's number and vLLM's output when it is finished.
+def generate(llm: Any, prompts: Sequence[Any], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Queue all prompts, then step; yield each prompt's number and vLLM's output when it is finished.
 
-    `params` are vLLM's `SamplingParams`, one a prompt, with `RequestOutputKind.FINAL_ONLY`.
+    A prompt is a sequence of token ids, or with images what `specc.datagen.vision` makes of both. `params` are vLLM's
+    `SamplingParams`, one a prompt, with `RequestOutputKind.FINAL_ONLY`.
     """
     engine = llm.llm_engine
     for number, (prompt, sampling) in enumerate(zip(prompts, params, strict=True)):
-        engine.add_request(str(number), {"prompt_token_ids": list(prompt)}, sampling)
+        asked = prompt if isinstance(prompt, dict) else {"prompt_token_ids": list(prompt)}
+        engine.add_request(str(number), asked, sampling)
     while engine.has_unfinished_requests():
         for output in engine.step():
             if output.finished:

@@ -44,13 +44,18 @@ def filters_of(stage: Stage) -> Generator[Callable[[list[Message]], str | None]]
         yield removed
         return
     with NearDuplicates(stage.work / "near-duplicates.sqlite", given["near_duplicates"]) as kept:
-        tests["near_duplicates"] = lambda messages: kept.add(spoken(messages))
+        tests["near_duplicates"] = lambda messages: kept.add(spoken(messages), shown(messages))
         yield removed
 
 
 def spoken(messages: Sequence[Message]) -> str:
     """Return what is said in a conversation, the system's message left out: many share it."""
     return "\n".join(message["content"] for message in messages if message["role"] != "system")
+
+
+def shown(messages: Sequence[Message]) -> str:
+    """Return what is shown in a conversation: the sha256 of each image, in order."""
+    return " ".join(image["sha256"] for message in messages for image in message.get("images", ()))
 
 
 def _fits(messages: list[Message], bounds: Mapping[str, int]) -> bool:

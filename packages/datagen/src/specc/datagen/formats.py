@@ -33,6 +33,8 @@ MAX_LINE: Final = 64 << 20
 BATCH: Final = 64
 """Rows of a table that are made Python's at a time."""
 CHUNK: Final = 1 << 20
+_BYTES: Final = ("bytes", "image", "images")
+"""Columns, and fields of columns, whose bytes are those of images."""
 
 Numbered = Iterator[tuple[int, object]]
 """Rows with their numbers from 1; a row that cannot be read is a `ShapeError` that says why."""
@@ -249,7 +251,7 @@ def _parquet(path: Path, _: Format, wanted: tuple[str, ...] | None) -> Numbered:
     table = parquet.ParquetFile(pyarrow.memory_map(str(path)))
     _all_there(wanted, table.schema_arrow.names)
     batches = table.iter_batches(batch_size=BATCH, columns=list(wanted) if wanted else None)
-    yield from enumerate((row for batch in batches for row in _plain_rows(batch)), 1)
+    yield from enumerate((row for batch in batches for row in _plain_rows(batch, wanted)), 1)
 
 
 def _arrow_table(path: Path, _: Format, wanted: tuple[str, ...] | None) -> Numbered:
@@ -264,21 +266,25 @@ def _arrow_table(path: Path, _: Format, wanted: tuple[str, ...] | None) -> Numbe
     _all_there(wanted, reader.schema.names)
     parts = ((batch.select(list(wanted)) if wanted else batch).slice(at, BATCH)
              for batch in batches for at in range(0, batch.num_rows, BATCH))  # fmt: skip
-    yield from enumerate((row for part in parts for row in _plain_rows(part)), 1)
+    yield from enumerate((row for part in parts for row in _plain_rows(part, wanted)), 1)
 
 
-def _plain_rows(batch: Any) -> Iterator[object]:
+def _plain_rows(batch: Any, wanted: tuple[str, ...] | None) -> Iterator[object]:
+    images = frozenset((*_BYTES, *(wanted or ())))
     for row in batch.to_pylist():
-        yield _plain(row)
+        yield _plain(row, images)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value of a table as JSON has it; what JSON has not (bytes, dates) is none of a conversation."""
+def _plain(value: Any, images: frozenset[str], name: str = "") -> Any:
+    """Return a value of a table as JSON has it; what JSON has not is none of a conversation.
+
+    Bytes are kept where they may be an image's: in fields with one of the names in `images`.
+    """
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in cast("dict[str, Any]", value).items()}
+        return {key: _plain(item, images, key) for key, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in cast("list[Any]", value)]
-    return value if isinstance(value, str | int | float) else None
+        return [_plain(item, images, name) for item in cast("list[Any]", value)]
+    return value if isinstance(value, str | int | float) or (isinstance(value, bytes) and name in images) else None
 
 
 def _all_there(wanted: tuple[str, ...] | None, there: list[str]) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import struct
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
 from specc.datagen.engine import generate, start, stop
 from specc.datagen.rows import read_index, shard_info, shard_name
+from specc.datagen.vision import Placed, Shown, folded
 
 PATIENCE: Final = 60.0
 """Seconds that a request's file may take to be whole after its request is finished."""
@@ -54,6 +56,7 @@ def hidden_states(stage: Stage) -> None:
         "verifier": params["verifier"],
         "verifier_digest": verifier.digest,
     }
+    pictures = Shown(stage.input("conversations")) if "image_token_id" in config else None
     done, captured, seconds, shards = 0, 0, 0.0, list[dict[str, Any]]()
     engine: Capture | None = None
     try:
@@ -68,10 +71,11 @@ def hidden_states(stage: Stage) -> None:
                 tensors = load_file(source / file)
                 ids, offsets = tensors["input_ids"].tolist(), tensors["offsets"].tolist()
                 rows = [ids[start:end] for start, end in pairwise(offsets)]
+                prompts = rows if pictures is None else pictured(rows, offsets, tensors, pictures, config)
                 began = time.monotonic()
                 place = states_file(path, (len(ids), len(layers), config["hidden_size"]), engine.dtype)
                 through = 0
-                for row, states in engine.run(rows):
+                for row, states in engine.run(rows, prompts):
                     place[offsets[row] : offsets[row + 1]] = states
                     through += len(states)
                     stage.progress(before + through, index["tokens"], "tokens")
@@ -98,6 +102,28 @@ def hidden_states(stage: Stage) -> None:
     stage.record["tokens"] = captured
     if captured:
         stage.record["tokens_per_second"] = round(captured / seconds, 1)
+
+
+def pictured(
+    rows: Sequence[list[int]],
+    offsets: Sequence[int],
+    tensors: Mapping[str, Tensor],
+    pictures: Shown,
+    config: Mapping[str, Any],
+) -> list[Any]:
+    """Return a shard's rows as vLLM is asked them: with their images, and a token for each in place of its run."""
+    if "image_spans" not in tensors:
+        return list(rows)
+    placed: list[list[Placed]] = [[] for _ in rows]
+    for digest, (first, end) in zip(tensors["image_sha256"], tensors["image_spans"].tolist(), strict=True):
+        row = bisect_right(offsets, first) - 1
+        placed[row].append(Placed(bytes(digest.tolist()).hex(), first - offsets[row], end - offsets[row]))
+    return [
+        pictures.prompt(folded(row, images, config["image_token_id"]), [image.sha256 for image in images])
+        if images
+        else row
+        for row, images in zip(rows, placed, strict=True)
+    ]
 
 
 def states_file(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
@@ -144,10 +170,11 @@ class Capture:
             },
         )
 
-    def run(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
+    def run(self, rows: Sequence[Sequence[int]], asked: Sequence[Any] | None = None) -> Iterator[tuple[int, Tensor]]:
         """Compute all rows of token ids; yield each one's number and states `[tokens, layers, hidden]`, in any order.
 
-        Raises `SpeccError` if the states are not those of the row, or not finite, or do not come.
+        `asked` are the prompts that vLLM makes the rows of, if those have images. Raises `SpeccError` if the states are
+        not those of the row, or not finite, or do not come.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -165,7 +192,7 @@ class Capture:
 
         for number, batch in enumerate(batches([len(row) for row in rows], self._tokens)):
             fill = -sum(len(rows[row]) for row in batch) % self._even
-            prompts = [rows[row] for row in batch] + [[0] * fill] * (fill > 0)
+            prompts = [(asked or rows)[row] for row in batch] + [[0] * fill] * (fill > 0)
             for place, output in generate(self._llm, prompts, [once] * len(prompts)):
                 row = batch[place] if place < len(batch) else ~number  # what only fills up has a negative number
                 waiting[row] = Path(output.kv_transfer_params["hidden_states_path"])

@@ -106,9 +106,14 @@ class NearDuplicates:
         self._store.close()
         self._path.unlink(missing_ok=True)
 
-    def add(self, text: str) -> bool:
-        """Keep a text; return False, and keep it not, if one that was kept is as similar as is asked, or more."""
+    def add(self, text: str, images: str = "") -> bool:
+        """Keep a text; return False, and keep it not, if one that was kept is as similar as is asked, or more.
+
+        Texts about different `images`, named by their sha256, are not similar at all.
+        """
         signature = self._signatures.of(text)
+        if images:
+            signature ^= int(hashlib.sha256(images.encode()).hexdigest()[:8], 16)
         keys = self._signatures.bands(signature, self._rows)
         found: Iterable[tuple[bytes]] = self._store.execute(
             "SELECT data FROM signatures WHERE text IN (SELECT text FROM bands WHERE key IN"  # noqa: S608 - marks alone

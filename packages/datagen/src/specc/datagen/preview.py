@@ -21,6 +21,7 @@ from specc.core.stage import Stage
 from specc.datagen.conversations import identified, with_system
 from specc.datagen.formats import rows_of
 from specc.datagen.gguf_tokenizer import write_tokenizer
+from specc.datagen.images import Gallery
 from specc.datagen.masks import REASONS, LeftOutError, Marked
 from specc.datagen.rows import Row, read_rows, read_shards
 from specc.datagen.shapes import ShapeError, shape_of
@@ -28,6 +29,7 @@ from specc.datagen.sources import Source, sources_of
 from specc.datagen.talks import Talk
 from specc.datagen.template import render
 from specc.datagen.tokens import Encoded, Encoder
+from specc.datagen.vision import images_of
 
 SCANNED: Final = 200
 """Rows of each source that are counted, from its start."""
@@ -156,18 +158,22 @@ def _files(stage: Stage) -> dict[str, Source]:
 def _read(stage: Stage, name: str, source: Source, line: int | None) -> tuple[Seen, list[Row]]:
     """Return the first rows of a file of a source, or the one on a line of it."""
     seen, rows = Seen(name), list[Row]()
+    gallery = Gallery(stage, taken="image_token_id" in stage.params["verifier"]["config"])
+    see = gallery.reader(source)
     found = rows_of(stage.file(name), name, source.columns)
     for number, row in ((at, row) for at, row in found if at == line) if line else islice(found, SCANNED):
         seen.rows += 1
+        gallery.forget()
         try:
-            identity, said = identified(row)
+            identity, said = identified(row, see)
             shape = str(shape_of(cast("dict[str, Any]", row)))
         except ShapeError as error:
             seen.bad += 1
             if seen.bad <= SHOWN:
                 seen.refused.append(f"line {number}: {error}")
             continue
-        seen.shapes[f"{shape} with tools" if "tools" in said else shape] += 1
+        things = [*(["tools"] if "tools" in said else []), *(["images"] if images_of(said["messages"]) else [])]
+        seen.shapes[" with ".join([shape, *([" and ".join(things)] if things else [])])] += 1
         said["messages"] = with_system(said["messages"], stage.params["data"]["system_prompt"])
         rows.append({"id": identity, "row": 0, "split": "train", "source": name, "line": number, **said})
         if line:
@@ -203,11 +209,13 @@ def _asked(encoder: Encoder, row: Row) -> Item:
     if not talk.asked:
         return Item(None, error=LeftOutError("no_answer", "its tokens are given, and nothing asks for an answer"))
     try:
-        text = render(masker.template, talk.next_prompt(), tools=row.get("tools"), add_generation_prompt=True,
-                      date=masker.date)  # fmt: skip
+        asked = talk.next_prompt()
+        text = render(masker.template, asked, tools=row.get("tools"), add_generation_prompt=True, date=masker.date)
     except SpeccError as error:
         return Item(None, error=LeftOutError("template_refused", error.message))
-    item, length = encoder.encode_text(Marked(text, ())), encoder.sequence_length
+    item, length = encoder.encode_text(Marked(text, ()), asked), encoder.sequence_length
+    if isinstance(item, LeftOutError):
+        return Item(None, error=item)
     fits = len(item.mask) < length
     error = None if fits else LeftOutError("too_long", f"the prompt has {len(item.mask)} tokens")
     return Item(item, min(len(item.mask), length), error)

@@ -20,8 +20,9 @@ from specc.core.files import pretty, write_atomic
 from specc.core.stage import Stage
 from specc.datagen.engine import generate, start, stop
 from specc.datagen.refusals import REFUSED, Refusals
-from specc.datagen.rows import Row, read_rows, read_shards, shard_info, shard_name, write_rows
+from specc.datagen.rows import Message, Row, read_rows, read_shards, shard_info, shard_name, write_rows
 from specc.datagen.talks import Asker, Talk, Writer, sampled
+from specc.datagen.vision import Shown, images_of
 
 
 def responses(stage: Stage) -> None:
@@ -86,7 +87,7 @@ def _writer(stage: Stage, done: int, total: int) -> Writer:
         stage.progress(done, total, "rows", "asking the endpoint")
         return Endpoint(verifier, stage, total)
     stage.progress(done, total, "rows", "starting vLLM")
-    return Offline(verifier, stage.params, stage.facets)
+    return Offline(verifier, stage.params, stage.facets, stage.input("conversations"))
 
 
 def count(asked: Sequence[Row], kept: Sequence[Row]) -> Counter[str]:
@@ -128,9 +129,13 @@ def _say(stage: Stage, counts: Counter[str], writer: Writer | None, total: int) 
 class Offline(Asker):
     """A verifier that answers conversations in this process."""
 
-    def __init__(self, verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any]) -> None:
-        """Read tokenizer and template; `params` are the stage's. vLLM is started for the first prompt that fits."""
+    def __init__(self, verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], rows: Path) -> None:
+        """Read tokenizer and template; `params` are the stage's, and in `rows` are the images of conversations.
+
+        vLLM is started for the first prompt that fits.
+        """
         super().__init__(verifier, params)
+        self._pictures = Shown(rows)
         self._start: Callable[[], Any] = partial(
             start, verifier, params, facets, length=self.length,
             **answer_arguments(self.options, facets.get("device", "cpu")),
@@ -143,13 +148,13 @@ class Offline(Asker):
         talks = self.begin(rows)
         going = talks
         while going:
-            asking, prompts, params = list[Talk](), list[list[int]](), list[Any]()
+            asking, prompts, params = list[Talk](), list[Any](), list[Any]()
             for talk in going:
                 messages = talk.next_prompt()
                 if (prompt := self.prompt(talk, messages)) is not None:
                     talk.said = messages
                     asking.append(talk)
-                    prompts.append(prompt)
+                    prompts.append(self._shown(prompt, messages, talk.row.get("tools")))
                     params.append(self._params(talk, len(prompt)))
             if not asking:
                 break
@@ -168,6 +173,11 @@ class Offline(Asker):
             self.tokens, self.seconds = self.tokens + tokens, self.seconds + time.monotonic() - began
             going = [talk for talk in asking if talk.asked]
         return [{**talk.row, "messages": talk.said} for talk in talks if talk.said]
+
+    def _shown(self, ids: list[int], messages: Sequence[Message], tools: str | None) -> Any:
+        """Return a prompt as vLLM takes it: its token ids, or with images a token for each, and these."""
+        images = [image["sha256"] for image in images_of(messages)]
+        return self._pictures.prompt(self.encode(messages, tools), images) if images else ids
 
     def _params(self, talk: Talk, length: int) -> Any:
         from vllm import SamplingParams

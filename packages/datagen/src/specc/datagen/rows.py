@@ -11,10 +11,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import sha256_file
+from specc.core.images import Image
+
+MARK: Final = "\ufffc"
+"""What stands for an image in the text of a message that has images: Unicode's «object replacement character»."""
 
 
 class Function(TypedDict):
@@ -35,12 +39,13 @@ class ToolCall(TypedDict):
 class Message(TypedDict):
     """One turn; content is empty only beside calls, and as what a tool answers.
 
-    `tool_call_id` and `name` say which call a tool answers. `finish` and `tokens` stand in answers of the verifier:
-    `length` if `max_tokens` cut it off.
+    `images` are those of a user's turn, one for each `MARK` in its content. `tool_call_id` and `name` say which call a
+    tool answers. `finish` and `tokens` stand in answers of the verifier: `length` if `max_tokens` cut it off.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    images: NotRequired[list[Image]]
     reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
     tool_call_id: NotRequired[str]

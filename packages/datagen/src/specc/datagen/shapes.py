@@ -11,15 +11,18 @@
 | `tagged`, `transcript`: calls that stand in the text | Hermes, Glaive (`specc.datagen.dialects`) |
 | `input_ids` with `loss_mask`, `assistant_masks`, `completion_mask` or `labels` | tokens that were made elsewhere |
 
-Tools stand beside any of the first five (`specc.datagen.tools`), and what an assistant thought stands in its message
+Tools stand beside any of the first five (`specc.datagen.tools`), images beside or in all but tokens
+(`specc.datagen.media`), and what an assistant thought stands in its message
 as `reasoning_content`, `reasoning` or `thinking`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
+from specc.datagen import media
 from specc.datagen.dialects import DIALECTS
 from specc.datagen.rows import Message, Said
 from specc.datagen.tools import ShapeError, calls_of, kind, paired, quoted, result_text, tools_of
@@ -51,17 +54,18 @@ _THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 _CALLS: Final = ("tool_calls", "function_call")
 _TOOLS: Final = ("tools", "functions")
 _MASKS: Final = ("loss_mask", "assistant_masks", "assistant_mask", "completion_mask", "labels")
-_MEDIA: Final = ("images", "videos", "audios", "history")
+_MEDIA: Final = ("videos", "audios", "history")
 _NOT_A_LABEL: Final = -100
 """What stands in `labels` where nothing is trained (`torch.nn.CrossEntropyLoss`, `ignore_index`)."""
 
 
-def read_row(row: object) -> Said:
-    """Return what a row of any known shape says.
+def read_row(row: object, see: media.See = media.refuse) -> Said:
+    """Return what a row of any known shape says; `see` is given its images.
 
     Messages come in the order system? (user (assistant tool*)*)*. Raises `ShapeError` for an unknown shape, an
     unknown role, turns out of order, content that is empty or not text, calls and tools that cannot be read, masks
-    that do not fit their tokens, and for media, which would otherwise be lost without a word.
+    that do not fit their tokens, images that have no place or that `see` refuses, and for other media, which would
+    otherwise be lost without a word.
     """
     if not isinstance(row, dict):
         raise ShapeError(f"a row is an object, and this is {kind(row)}")
@@ -69,15 +73,21 @@ def read_row(row: object) -> Said:
     for key in _MEDIA:
         if fields.get(key):
             raise ShapeError(f"`{key}` is not in this release")
-    shape = shape_of(fields)
+    shape, column, found = shape_of(fields), media.in_columns(fields), list[object]()
     if shape == "input_ids" and (mask := _mask_of(fields)):
+        if column:
+            raise ShapeError("it gives its tokens, and its images have no place among them")
         return _tokens(fields, mask)
     if shape is None:
         known = ", ".join(f"`{str(key)[:40]}`" for key in list(fields)[:6])
         raise ShapeError(f"unknown shape with the keys {known}" if known else "the row has no keys")
     if shape in DIALECTS:
-        return read_row(DIALECTS[shape](fields))
-    said: Said = {"messages": paired(_checked(_SHAPES[shape](fields)))}
+        if column:
+            raise ShapeError("its calls stand in the text, and its images have no place in it")
+        return read_row(DIALECTS[shape](fields), see)
+    said: Said = {"messages": paired(_checked(_SHAPES[shape](_lifted(fields, found))))}
+    if found or column:
+        media.place(said["messages"], found, column, see)
     for key in _TOOLS:
         if fields.get(key) and (tools := tools_of(fields[key], key)):
             said["tools"] = tools
@@ -90,6 +100,20 @@ def shape_of(row: Mapping[str, Any]) -> str | None:
     if row.get("input_ids") is not None and _mask_of(row):
         return "input_ids"
     return next((key for key in (*_SHAPES, *DIALECTS) if row.get(key) is not None), None)
+
+
+def _lifted(row: Mapping[str, Any], found: list[object]) -> Mapping[str, Any]:
+    """Return a row whose messages have marks in place of parts that are images, which are added to `found`."""
+    lifted = dict(row)
+    for key in ("messages", "conversations", "prompt", "completion", "response"):
+        turns: list[Any] = row[key] if isinstance(row.get(key), list) else []
+        for index, turn in enumerate(turns):
+            name = next((name for name in ("content", "value") if isinstance(turn, dict) and turn.get(name)), None)
+            parts: Any = turn[name] if name else None
+            if isinstance(parts, list) and any(media.is_image(part) for part in parts):
+                content = media.joined(parts, partial(_part, where=f"{key}[{index}]"), found)
+                lifted[key] = [*lifted[key][:index], {**turn, name: content}, *lifted[key][index + 1 :]]
+    return lifted
 
 
 def _turns(turns: object, key: str) -> list[Message]:
@@ -171,7 +195,9 @@ def _part(part: object, where: str) -> str:
         fields: dict[str, Any] = part
         if fields.get("type", "text") == "text" and isinstance(fields.get("text"), str):
             return fields["text"]
-        raise ShapeError(f"`{where}` has a part of type {quoted(fields.get('type'))}; only text is in this release")
+        raise ShapeError(
+            f"`{where}` has a part of type {quoted(fields.get('type'))}; only text and images are in this release"
+        )
     raise ShapeError(f"`{where}` has a part that is {kind(part)}")
 
 

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -31,7 +31,7 @@ class Source:
 
     `files` have their sha256 by their names, in the order in which they are read. `dataset` and `commit` are of a data
     set on a hub, `url` of a file at an address; otherwise the files are on this disk. `share` of the rows is for
-    validation.
+    validation. `images` are the files, with their sha256, in the `folder` that images' paths are relative to.
     """
 
     name: str
@@ -43,6 +43,8 @@ class Source:
     dataset: str | None = None
     commit: str | None = None
     url: str | None = None
+    folder: str | None = None
+    images: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def called(self, file: str) -> str:
         """Return what a file is called in rows and messages; that of a data set has the id before it."""
@@ -62,7 +64,8 @@ def sources_of(stage: Stage) -> list[Source]:
     shares = [validation["share"] or 0.0] * len(data["sources"]) + [1.0] * len(validation["sources"])
     found = [
         Source(name=label(item), files=files_of(item), rows=item.get("rows"), share=share, weight=item.get("weight"),
-               columns=item.get("columns"), dataset=item.get("dataset"), commit=commit, url=item.get("url"))
+               columns=item.get("columns"), dataset=item.get("dataset"), commit=commit, url=item.get("url"),
+               folder=item.get("images"), images=item.get("image_files", {}))
         for item, share, commit in zip(items, shares, commits, strict=True)
     ]  # fmt: skip
     cut = len(data["sources"])

@@ -12,6 +12,7 @@ from specc.core.files import digest_of
 from specc.datagen.masks import SENTINEL
 from specc.datagen.rows import Message, Row
 from specc.datagen.template import ChatTemplate, render
+from specc.datagen.vision import eyes_of, images_of
 
 
 @dataclass(slots=True)
@@ -74,16 +75,17 @@ class Asker:
 
     def __init__(self, verifier: Path, params: Mapping[str, Any]) -> None:
         """Read tokenizer and template from a verifier's folder; `params` are the stage's."""
-        from specc.datagen.tokens import load_tokenizer, special_tokens
+        from specc.datagen.tokens import load_tokenizer, special_tokens, template_of
 
         self.options: Mapping[str, Any] = params["data"]["responses"]
         self.length: int = params["data"]["sequence_length"]
-        self.template = ChatTemplate.load(verifier, self.options.get("template"))
         self.refused: list[str] = []
         """Where rows stood that were left out, and why."""
         self._date: str = params["date"]
         self._ends: list[int] = params["verifier"]["config"]["eos_token_ids"]
-        self._tokenizer = load_tokenizer(verifier)
+        self._tokenizer, config = load_tokenizer(verifier), params["verifier"]["config"]
+        self._eyes = eyes_of(verifier, config)
+        self.template = template_of(verifier, self._tokenizer, config, self.options.get("template"))
         self._whole = in_channels(self.template, special_tokens(self._tokenizer).values(), self._date)
 
     def begin(self, rows: Sequence[Row]) -> list[Talk]:
@@ -99,12 +101,18 @@ class Asker:
         self.refused.append(f"{talk.row['source']}:{talk.row['line']} ({why})")
 
     def prompt(self, talk: Talk, messages: Sequence[Message]) -> list[int] | None:
-        """Return a prompt's tokens, or None if it cannot be asked."""
+        """Return a prompt's tokens, all of those of images too, or None if it cannot be asked."""
         try:
             ids = self.encode(messages, talk.row.get("tools"))
         except SpeccError as error:
             self.refuse(talk, f"the chat template refuses it: {error.message}")
             return None
+        if self._eyes is not None:
+            try:
+                ids, _ = self._eyes.unfolded(ids, images_of(messages))
+            except ValueError as error:
+                self.refuse(talk, f"its text has {error}")
+                return None
         if len(ids) >= self.length:
             if not talk.said:
                 self.refuse(talk, f"{len(ids)} tokens")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jinja2
 from jinja2 import ext, nodes
@@ -21,7 +21,8 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from specc.core.errors import Exit, SpeccError
-from specc.datagen.rows import Message
+from specc.core.images import Image
+from specc.datagen.rows import MARK, Message
 
 SPECIAL_TOKENS: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that a template knows by name."""
@@ -39,6 +40,8 @@ class ChatTemplate:
 
     `marked` tells whether it says itself what the assistant generates, in `{% generation %}` blocks. `arguments` are
     those of the spec's own (`data.responses.template`), which every text that it writes is written with.
+    `image_token` is the text of the token that stands for an image, empty where the verifier takes none. `parts` says
+    which contents are given as lists of parts: those with images, none or all of them.
     """
 
     source: str
@@ -46,6 +49,37 @@ class ChatTemplate:
     marked: bool
     compiled: jinja2.Template
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    image_token: str = ""
+    parts: Literal["images", "none", "all"] = "images"
+
+    def seeing(self, image_token: str) -> ChatTemplate:
+        """Return the template of a verifier that takes images: tried, it says whether it reads lists of parts.
+
+        vLLM looks for a loop over a message's content in the template's source. A list that is read shows one image
+        and its text; what is written of a list that is not read is its Python form, or nothing.
+        """
+        asked: list[Message] = [{"role": "user", "content": f"{MARK}{_TRIED}", "images": [_TRIED_IMAGE]}]
+        plain: list[Message] = [{"role": "user", "content": _TRIED}]
+        listed = replace(self, image_token=image_token, parts="all")
+        if not _shows(listed, asked, image_token) or _shows(listed, plain, "'type'"):
+            return replace(listed, parts="none")
+        return replace(listed, parts="images") if _shows(replace(listed, parts="images"), plain, "") else listed
+
+    def content(self, message: Message) -> str | list[dict[str, str]]:
+        """Return a message's content as the template is given it, which is as vLLM's server gives it.
+
+        Of a template that takes no lists, images stand before the text, each in a line of its own.
+        """
+        text = message["content"]
+        if "images" not in message:
+            return [{"type": "text", "text": text}] if self.image_token and self.parts == "all" else text
+        pieces = text.split(MARK)
+        if self.parts == "none":
+            return "\n".join([self.image_token] * (len(pieces) - 1) + [piece for piece in pieces if piece])
+        parts = [{"type": "text", "text": pieces[0]}]
+        for piece in pieces[1:]:
+            parts += [{"type": "image"}, {"type": "text", "text": piece}]
+        return [part for part in parts if part["type"] == "image" or part["text"]]
 
     def shown(self, messages: Iterable[Message]) -> list[dict[str, Any]]:
         """Return messages as the template is given them, which is as vLLM's server gives them.
@@ -55,12 +89,13 @@ class ChatTemplate:
         """
         shown = list[dict[str, Any]]()
         for message in messages:
-            item: dict[str, Any] = {"role": message["role"], "content": message["content"]}
+            item: dict[str, Any] = {"role": message["role"], "content": self.content(message)}
             if (thought := message.get("reasoning_content")) is not None:
                 if names := _THOUGHTS.findall(self.source):
                     item |= dict.fromkeys(names, thought)
                 elif "think>" in self.source:
-                    item["content"] = f"<think>\n{thought}\n</think>\n\n{message['content']}"
+                    said: Message = {**message, "content": f"<think>\n{thought}\n</think>\n\n{message['content']}"}
+                    item["content"] = self.content(said)
             if "tool_calls" in message:
                 item["tool_calls"] = [
                     {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
@@ -107,6 +142,19 @@ class ChatTemplate:
                 code=Exit.STAGE,
             )
         return cls.parse(source, _special_tokens(folder, config), arguments)
+
+
+_TRIED: Final = "0specc0tried0"
+_TRIED_IMAGE: Final[Image] = {"sha256": "0" * 64, "width": 1, "height": 1}
+
+
+def _shows(template: ChatTemplate, messages: list[Message], what: str) -> bool:
+    """Tell whether what a template writes of messages has their text, once, and `what`."""
+    try:
+        text = render(template, messages, add_generation_prompt=True, date="2026-01-01")
+    except SpeccError:
+        return False
+    return text.count(_TRIED) == 1 and what in text
 
 
 def render(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +21,12 @@ from tokenizers import Encoding, Tokenizer, processors
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
+from specc.core.images import Image
 from specc.core.stage import Stage
 from specc.datagen.masks import REASONS, LeftOutError, Marked, Masker, cut_at, token_mask
-from specc.datagen.rows import Row, Said, read_rows, read_shards, shard_info, shard_name
+from specc.datagen.rows import Message, Row, Said, read_rows, read_shards, shard_info, shard_name
 from specc.datagen.template import ChatTemplate
+from specc.datagen.vision import Eyes, Placed, eyes_of, images_of
 
 COUNTS: Final = ("cut", "context_turns", *REASONS)
 """What the tensor `counts` of a shard counts, so that a shard taken over from another build still knows: all of it with
@@ -52,7 +54,7 @@ class Encoded:
     """A row as token ids and loss mask `[tokens]`, and the token behind each trained span `[spans]`.
 
     `text` is what the tokens are of, and `offsets` `[tokens, 2]` their characters in it; both are empty where the row
-    brought its tokens.
+    brought its tokens. `images` are those among the tokens, in order.
     """
 
     ids: NDArray[np.int32]
@@ -61,6 +63,7 @@ class Encoded:
     context_turns: int = 0
     text: str = ""
     offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    images: tuple[Placed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Encoder:
     masker: Masker
     sequence_length: int
     vocabulary: int
+    eyes: Eyes | None = None
     least: float | None = None
 
     @classmethod
@@ -82,10 +86,11 @@ class Encoder:
         tokenizer, config = load_tokenizer(folder), params["verifier"]["config"]
         ends = [tokenizer.id_to_token(token) for token in config["eos_token_ids"]]
         names = [*special_tokens(tokenizer).values(), *(name for name in ends if name)]
-        template = ChatTemplate.load(folder, params["data"].get("responses", {}).get("template"))
+        template = template_of(folder, tokenizer, config, params["data"].get("responses", {}).get("template"))
         masker = Masker(template, sorted(set(names)), params["date"])
         least = params["data"].get("filters", {}).get("min_trained_share")
-        return cls(tokenizer, masker, params["data"]["sequence_length"], config["vocab_size"], least)
+        return cls(tokenizer, masker, params["data"]["sequence_length"], config["vocab_size"],
+                   eyes_of(folder, config), least)  # fmt: skip
 
     @property
     def counts(self) -> tuple[str, ...]:
@@ -98,16 +103,35 @@ class Encoder:
         marked = list[Marked | Encoded | LeftOutError]()
         for row in rows:
             try:
-                marked.append(given(row) if "input_ids" in row else self.masker.mark(row["messages"], row.get("tools")))
+                marked.append(self._given(row) if "input_ids" in row else
+                              self.masker.mark(row["messages"], row.get("tools")))  # fmt: skip
             except LeftOutError as error:
                 marked.append(error)
         texts = [item.text for item in marked if isinstance(item, Marked)]
         encodings = iter(self.tokenizer.encode_batch(texts, add_special_tokens=False))
-        return [_encoded(item, next(encodings)) if isinstance(item, Marked) else item for item in marked]
+        return [self._encoded(item, next(encodings), answered(row["messages"])) if isinstance(item, Marked) else item
+                for item, row in zip(marked, rows, strict=True)]  # fmt: skip
 
-    def encode_text(self, marked: Marked) -> Encoded:
-        """Return a rendered conversation as tokens."""
-        return _encoded(marked, self.tokenizer.encode(marked.text, add_special_tokens=False))
+    def encode_text(self, marked: Marked, messages: Sequence[Message]) -> Encoded | LeftOutError:
+        """Return a rendered conversation as tokens, or why it has not its images in it."""
+        return self._encoded(marked, self.tokenizer.encode(marked.text, add_special_tokens=False), messages)
+
+    def _given(self, row: Said) -> Encoded:
+        found = given(row)
+        if self.eyes is not None and (found.ids == self.eyes.token).any():
+            raise LeftOutError("template_refused", "it gives its tokens, and one of them stands for an image")
+        return found
+
+    def _encoded(self, marked: Marked, encoding: Encoding, messages: Sequence[Message]) -> Encoded | LeftOutError:
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        mask, behind = token_mask(offsets, marked.spans)
+        row = Encoded(np.array(encoding.ids, np.int32), mask, behind, marked.context_turns, marked.text, offsets)
+        if self.eyes is None:
+            return row
+        try:
+            return with_images(row, self.eyes, images_of(messages))
+        except ValueError as error:
+            return LeftOutError("template_refused", f"its text has {error}")
 
     def kept(self, found: Encoded) -> int:
         """Return how many of a row's tokens to keep; raises `LeftOutError` if it is left out."""
@@ -119,7 +143,7 @@ class Encoder:
 
     def shard(self, rows: list[Row]) -> tuple[dict[str, NDArray[Any]], list[str]]:
         """Return the tensors of a shard, and where and why rows were left out."""
-        counts, refused = Counter[str](), list[str]()
+        counts, refused, images = Counter[str](), list[str](), list[Placed]()
         ids, masks, kept = list[NDArray[np.int32]](), list[NDArray[np.uint8]](), list[Row]()
         for row, found in zip(rows, self.encode(rows), strict=True):
             try:
@@ -131,6 +155,9 @@ class Encoder:
                 if error.reason != FILTER:
                     refused.append(f"{row['source']}:{row['line']}: {error.detail}")
                 continue
+            before = sum(map(len, ids))
+            images += [Placed(image.sha256, before + image.start, before + image.end) for image in found.images
+                       if image.end <= length]  # fmt: skip
             counts["cut"] += length < len(found.mask)
             counts["context_turns"] += found.context_turns
             ids.append(found.ids[:length])
@@ -144,6 +171,10 @@ class Encoder:
             "split": np.array([SPLITS[row["split"]] for row in kept], np.uint8),  # [rows]
             "counts": np.array([counts[name] for name in self.counts], np.int64),  # [counts]
         }
+        if images:
+            digests = b"".join(bytes.fromhex(image.sha256) for image in images)
+            tensors["image_sha256"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)  # [images, 32]
+            tensors["image_spans"] = np.array([(image.start, image.end) for image in images], np.int64)  # [images, 2]
         if (highest := int(tensors["input_ids"].max(initial=0))) >= self.vocabulary:
             raise SpeccError(
                 f"the rows have token {highest}, and the verifier has {self.vocabulary} embeddings",
@@ -207,10 +238,41 @@ def tokens(stage: Stage) -> None:
     write_atomic(stage.output / "index.json", pretty(index))
 
 
-def _encoded(marked: Marked, encoding: Encoding) -> Encoded:
-    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-    mask, behind = token_mask(offsets, marked.spans)
-    return Encoded(np.array(encoding.ids, np.int32), mask, behind, marked.context_turns, marked.text, offsets)
+def answered(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages up to the last answer, which are what is rendered."""
+    return messages[: max((i for i, message in enumerate(messages, 1) if message["role"] == "assistant"), default=0)]
+
+
+def with_images(row: Encoded, eyes: Eyes, images: Sequence[Image]) -> Encoded:
+    """Return a row with the run of tokens of each image in place of the one that the template wrote.
+
+    None of them is trained, also where a template says that the assistant wrote it. Raises `ValueError` if there are
+    not as many places as images.
+    """
+    ids, placed = eyes.unfolded(row.ids.tolist(), images)
+    if not placed:
+        return row
+    single = row.ids == eyes.token
+    counts = np.ones(len(row.ids), np.int64)  # [tokens]: how many each becomes
+    counts[single] = [image.end - image.start for image in placed]
+    moved = np.concatenate([[0], np.cumsum(counts)])  # [tokens + 1]: where each begins
+    mask = np.repeat(np.where(single, np.uint8(0), row.mask), counts)
+    return replace(row, ids=np.array(ids, np.int32), mask=mask, behind=moved[row.behind],
+                   offsets=np.repeat(row.offsets, counts, 0), images=tuple(placed))  # fmt: skip
+
+
+def template_of(
+    folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any], arguments: Mapping[str, Any] | None
+) -> ChatTemplate:
+    """Return a verifier's chat template, which knows how it is shown images if the verifier takes any."""
+    template = ChatTemplate.load(folder, arguments)
+    if "image_token_id" not in config:
+        return template
+    token = tokenizer.id_to_token(config["image_token_id"])
+    if token is None:
+        raise SpeccError(f"the tokenizer has no token {config['image_token_id']}, which stands for an image",
+                         hint="the tokenizer and the weights are of different models", code=Exit.STAGE)  # fmt: skip
+    return template.seeing(token)
 
 
 def given(row: Said) -> Encoded:

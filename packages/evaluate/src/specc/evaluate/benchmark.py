@@ -26,7 +26,7 @@ from specc.core.measure.acceptance import Drafted, counts_of, measured
 from specc.core.measure.advice import advice
 from specc.core.measure.intervals import paired
 from specc.core.stage import Stage
-from specc.evaluate.engine import counters, engine
+from specc.evaluate.engine import asked, counters, engine
 from specc.evaluate.evaluation import room, runtime_of, trained_speculator
 from specc.evaluate.lossless import differences
 from specc.evaluate.prompts import prompts_of
@@ -80,7 +80,7 @@ def closed_loop(
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            steps.add_request(str(index), {"prompt_token_ids": list(row)}, params)
+            steps.add_request(str(index), asked(row), params)
             active += 1
         for output in steps.step():
             if output.finished:

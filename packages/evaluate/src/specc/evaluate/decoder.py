@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from specc.core.measure.acceptance import Counts
 from specc.evaluate.engine import Run
+from specc.evaluate.prompts import Asked
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,8 @@ class Decoder:
         import torch
 
         session = self.reference.open(self.layers)
-        p = distribution(session.read(prompt, 1), self.temperature)  # [1, vocabulary]
+        first = session.read(prompt, 1, images=prompt.images if isinstance(prompt, Asked) else ())
+        p = distribution(first, self.temperature)  # [1, vocabulary]
         answer, accepted = [int(torch.multinomial(p, 1, generator=random))], list[int]()
         while not self._over(answer, max_tokens):
             drafted, q = self.propose(session.reading(answer[-1]), p.shape[-1], random)

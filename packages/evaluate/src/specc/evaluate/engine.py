@@ -18,7 +18,9 @@ from typing import Any, Final
 
 from specc.core.engines import architecture, spread
 from specc.core.errors import Exit, SpeccError
+from specc.core.files import sha256
 from specc.core.measure.acceptance import Counts
+from specc.evaluate.prompts import Asked, opened
 from specc.evaluate.temperature import mend
 
 BATCH: Final = 16
@@ -160,7 +162,7 @@ def _start(
     import vllm
 
     other = architecture(config)
-    if other:
+    if other or "image_token_id" in config:
         _leave_transformers_as_it_is()
     if speculator:
         mend()
@@ -210,7 +212,7 @@ def _generate(
     # No log-probabilities: vLLM ranks them in a function that inductor compiles, for longer than the prompts take.
     params = SamplingParams(temperature=0, max_tokens=max_tokens, detokenize=False, output_kind=last)
     for index, row in enumerate(prompts):
-        llm.llm_engine.add_request(str(index), {"prompt_token_ids": list(row)}, params)
+        llm.llm_engine.add_request(str(index), asked(row), params)
     answers: dict[str, tuple[int, ...]] = {}
     while llm.llm_engine.has_unfinished_requests():
         for output in llm.llm_engine.step():
@@ -219,6 +221,17 @@ def _generate(
                 if done:
                     done()
     return [answers[str(index)] for index in range(len(prompts))]
+
+
+def asked(row: Sequence[int]) -> dict[str, Any]:
+    """Return vLLM's prompt of token ids, with its images where it has some."""
+    if not isinstance(row, Asked):
+        return {"prompt_token_ids": list(row)}
+    return {
+        "prompt_token_ids": row.folded,
+        "multi_modal_data": {"image": [opened(image) for image in row.images]},
+        "multi_modal_uuids": {"image": [sha256(image) for image in row.images]},
+    }
 
 
 def counters(llm: Any) -> Counts:

@@ -22,7 +22,7 @@ from specc.core.stage import Stage
 from specc.evaluate.decoder import Decoder
 from specc.evaluate.engine import Run, Speculator, answer
 from specc.evaluate.lossless import Difference, differences, report
-from specc.evaluate.prompts import prompts_of
+from specc.evaluate.prompts import Asked, prompts_of
 from specc.evaluate.reference import Reference
 from specc.evaluate.replay import Logits, load_draft, pair, replay
 
@@ -263,8 +263,10 @@ class Evaluation:
         if found:
             reference = Reference(self.plain, dtype="float32", device=self.device)
             for one in found:
-                row = [*self.exact[one.prompt], *plain.answers[one.prompt][: one.position]]
-                logits[one.prompt] = pair(reference.logits(row), one)
+                prompt = self.exact[one.prompt]
+                row = [*prompt, *plain.answers[one.prompt][: one.position]]
+                images = prompt.images if isinstance(prompt, Asked) else ()
+                logits[one.prompt] = pair(reference.logits(row, images), one)
         return report(count, found, "float32", lambda difference: logits[difference.prompt])
 
     @contextmanager

@@ -19,9 +19,17 @@ class Reference:
 
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import (
+            MODEL_FOR_CAUSAL_LM_MAPPING,
+            AutoConfig,
+            AutoModelForCausalLM,
+            AutoModelForImageTextToText,
+        )
 
-        self._model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=getattr(torch, dtype))
+        text = type(AutoConfig.from_pretrained(str(folder))) in MODEL_FOR_CAUSAL_LM_MAPPING
+        kind: Any = AutoModelForCausalLM if text else AutoModelForImageTextToText
+        self._model: Any = kind.from_pretrained(str(folder), dtype=getattr(torch, dtype))
+        self._folder = folder
         self._model.eval().to(device)
         self._device = device
         self._last: Tensor
@@ -35,9 +43,17 @@ class Reference:
         (self._last,) = inputs
 
     def read(
-        self, row: Sequence[int], *, layers: Sequence[int], ahead: int, places: Sequence[int] = ()
+        self,
+        row: Sequence[int],
+        *,
+        layers: Sequence[int],
+        ahead: int,
+        places: Sequence[int] = (),
+        images: Sequence[bytes] = (),
     ) -> tuple[Reading, Tensor]:
-        """Read a row and go on greedily for `ahead` tokens, past an end-of-sequence token as well.
+        """Read a row, of whose tokens some stand for `images`, and go on greedily for `ahead` tokens.
+
+        It goes on past an end-of-sequence token as well.
 
         `layers` are hidden-state ids: id l is the input of decoder layer l, `hidden_states[l]` in transformers.
         Returns the row with the tokens after it, whose states are zero since no draft starts there, and the logits
@@ -50,7 +66,7 @@ class Reference:
         with torch.inference_mode():
             tokens = torch.tensor([row])  # [1, tokens]
             keep = torch.tensor([*places, len(row) - 1], device=self._device)
-            out, aux, last = self.forward(tokens, layers, logits_to_keep=keep)
+            out, aux, last = self.forward(tokens, layers, logits_to_keep=keep, **self.shown(images))
             logits = out.logits[0].float().cpu()  # [places + 1, vocabulary]
             newest, cache = out.logits[:, -1:].argmax(-1), out.past_key_values  # [1, 1]
             found = [tokens.to(self._device)]
@@ -72,6 +88,18 @@ class Reference:
         states = [out.hidden_states[layer][0] for layer in layers]
         return out, torch.stack(states, 1) if states else last.new_zeros(len(last), 0, last.shape[-1]), last
 
+    def shown(self, images: Sequence[bytes]) -> dict[str, Any]:
+        """Return what the model is given beside tokens that stand for images."""
+        if not images:
+            return {}
+        from transformers import AutoImageProcessor
+
+        from specc.evaluate.prompts import opened
+
+        processor: Any = AutoImageProcessor.from_pretrained(str(self._folder))
+        found = processor(images=[opened(image) for image in images], return_tensors="pt")
+        return {name: tensor.to(self._device) for name, tensor in found.items()}
+
     def open(self, layers: Sequence[int]) -> Session:
         """Return a row without a token yet; `layers` as in `read`."""
         from transformers import DynamicCache
@@ -88,9 +116,9 @@ class Reference:
         found: Any = self._model.generation_config.eos_token_id
         return frozenset({*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None})
 
-    def logits(self, row: Sequence[int]) -> Tensor:
-        """Return the logits after a row, float32 `[vocabulary]`."""
-        return self.read(row, layers=[], ahead=0, places=[len(row) - 1])[1][0]
+    def logits(self, row: Sequence[int], images: Sequence[bytes] = ()) -> Tensor:
+        """Return the logits after a row, float32 `[vocabulary]`; `images` as in `read`."""
+        return self.read(row, layers=[], ahead=0, places=[len(row) - 1], images=images)[1][0]
 
 
 class Session:
@@ -102,14 +130,18 @@ class Session:
         self._aux: list[Tensor] = []
         self._last: list[Tensor] = []
 
-    def read(self, tokens: Sequence[int], keep: int) -> Tensor:
-        """Read further tokens; return the logits after each of the last `keep`, `[keep, vocabulary]`, fp32 or wider."""
+    def read(self, tokens: Sequence[int], keep: int, images: Sequence[bytes] = ()) -> Tensor:
+        """Read further tokens; return the logits after each of the last `keep`, `[keep, vocabulary]`, fp32 or wider.
+
+        Some of the tokens stand for `images`.
+        """
         import torch
 
         with torch.inference_mode():
             out, aux, last = self._verifier.forward(
-                torch.tensor([tokens]), self._layers, past_key_values=self._cache, logits_to_keep=keep
-            )
+                torch.tensor([tokens]), self._layers, past_key_values=self._cache, logits_to_keep=keep,
+                **self._verifier.shown(images),
+            )  # fmt: skip
         self._ids += tokens
         self._aux += aux.cpu().unbind()
         self._last += last.cpu().unbind()

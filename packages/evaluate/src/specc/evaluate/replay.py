@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.core.algorithms import algorithm
 from specc.evaluate.lossless import Difference
+from specc.evaluate.prompts import Asked
 from specc.evaluate.reference import Reference
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def replay(
         first, row = len(prompt), [*prompt, *answer]
         difference = parted.get(index)
         places = [first + difference.position - 1] if difference else []
-        reading, rows_logits = reference.read(row, layers=layers, ahead=steps, places=places)
+        images = prompt.images if isinstance(prompt, Asked) else ()
+        reading, rows_logits = reference.read(row, layers=layers, ahead=steps, places=places, images=images)
         if difference:
             logits[index] = pair(rows_logits[0], difference)
         with torch.inference_mode():

@@ -52,6 +52,8 @@ class Columns(Section):
     transcript: Column | None = None
     """Column of a conversation as one text of `USER:` and `ASSISTANT:`, whose calls stand in it as Glaive marks them
     (`<functioncall>`). Default: none."""
+    images: Column | None = None
+    """Column of the images that the text marks with `<image>`, or of the only one. Default: none."""
 
 
 class Source(Section):
@@ -96,6 +98,9 @@ class Source(Section):
     Default: none."""
     columns: Columns | None = None
     """Columns by what they hold (`{prompt: question, completion: answer}`). Default: told by their names."""
+    images: Annotated[str, Field(min_length=1)] | None = None
+    """Folder that the images' paths in the rows are relative to, itself relative to the spec; the lock pins the sha256
+    of each image in it. Default: images stand in the rows themselves, if there are any."""
     rows: Annotated[int, Field(ge=1)] | None = None
     """Number of rows to take from the start. Default: all."""
     weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT)] | None = None

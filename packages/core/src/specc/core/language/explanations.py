@@ -525,6 +525,12 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Do as the hint says; `specc convert` tries the same by itself.",
         "facts/init-of-no-layout",
     ),
+    "E0318": Explanation(
+        "A source has images only where the verifier takes them.",
+        "A verifier for text would be asked about a picture that it is never shown.",
+        "Remove `images`, or use a verifier that takes them: `docs/how-to/images.md` lists the families.",
+        "facts/images-of-a-verifier-without-eyes",
+    ),
     "E0330": Explanation(
         "A verifier's attention heads divide by the processes that it is spread over.",
         "Each process computes as many heads of a layer as every other.",

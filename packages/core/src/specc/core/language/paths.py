@@ -25,6 +25,7 @@ LOOKS: Final[Mapping[str, Callable[[Document, KeyPath, Path], SpeccError | None]
     "file": row_error,
     "folder": init_error,
     "source": lambda document, path, folder: None,
+    "images": lambda document, path, folder: None,
 }
 """What looks into a file or a folder that a document names, by the kind of the place."""
 
@@ -90,7 +91,7 @@ def _absent(document: Document, base: Path, path: KeyPath, kind: str) -> SpeccEr
     if there:
         return LOOKS[kind](document, path, found)
     what = "folder" if kind != "file" else "file that fits" if is_pattern(name) else "file"
-    if other and path[0] == "data":
+    if other and path[0] == "data" and kind == "file":
         return document.error(f"the folder `{printable(name)}` has no file of a format that is read", path, id="E0214",
                               hint=f"read are {KNOWN}")  # fmt: skip
     message = f"`{printable(name)}` is not a {what}" if other else f"there is no {what} `{printable(name)}`"
@@ -107,6 +108,7 @@ def named_places(data: Values) -> Iterator[tuple[KeyPath, str]]:
         for index in range(len(items) if isinstance(items, list) else 0):
             if _get(items, (index, "dataset")) is None:
                 yield (*place, index, "file"), "file"
+                yield (*place, index, "images"), "images"
 
 
 def _get(data: Any, path: KeyPath) -> Any:

@@ -27,6 +27,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "path": ("dataset",),
     "revision": ("dataset", "preset"),
     "columns": ("file", "dataset", "url"),
+    "images": ("file",),
 }
 """Keys of a source, and which sources they say something of."""
 TAKEN: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
@@ -56,8 +57,8 @@ class Rules:
             self.algorithm.derive(self.draft, config)
         except SpeccError as error:  # a draft that there is no deriving for: of a part that the verifier lacks
             return [self._error(str(error.id), error.message, str(error.where), hint=error.hint)]
-        return [*self._layers(config), *self._lengths(config), *self._answers(config), *self._mask(config),
-                *self._reach(config), *self.spread(config), *self._quantised(config)]  # fmt: skip
+        return [*self._layers(config), *self._lengths(config), *self._answers(config), *self._images(config),
+                *self._mask(config), *self._reach(config), *self.spread(config), *self._quantised(config)]  # fmt: skip
 
     def _error(self, id: str, message: str, *paths: str, note: str | None = None,  # noqa: A002 - as in SpeccError
                hint: str | None = None) -> SpeccError:  # fmt: skip
@@ -365,6 +366,21 @@ class Rules:
             yield self._error("E0310", "the verifier is to write the answers, and has no token that ends one",
                               "data.responses.from", "verifier.model",
                               hint="use an instruct model, or `responses: {from: data}`")  # fmt: skip
+
+    def _images(self, config: Values) -> Iterator[SpeccError]:
+        """Rules on images, which only some verifiers take."""
+        if "image_token_id" in config:
+            return
+        places: list[tuple[KeyPath, Values]] = [
+            *((("data", "sources", index), item) for index, item in enumerate(self.data["sources"])),
+            *((("data", "validation", index), item) for index, item in enumerate(self.data["validation"]["sources"])),
+        ]
+        for path, source in places:
+            for where, key in ((path, "images"), ((*path, "columns"), "images")):
+                if key in (source if where == path else source.get("columns", {})):
+                    yield self.document.error("the source has images, and the verifier takes none", (*where, key),
+                                              id="E0318", hint="remove it, or use a verifier that takes images, such as"
+                                              " LLaVA")  # fmt: skip
 
     def _mask(self, config: Values) -> Iterator[SpeccError]:
         """Rules on the token that stands for one that is still to be drafted."""

@@ -52,6 +52,8 @@ class LockedSource(Source):
     """sha256 of the file that the source names; one that means several has `files`."""
     files: Files | None = None
     """sha256 of each file, by its path: relative to the spec, or in the data set."""
+    image_files: Files | None = None
+    """sha256 of each image in the folder of them, by its path relative to the spec."""
     commit: Commit | None = None
     """Commit of the data set."""
     licence: Annotated[str, Field(min_length=1)] | None = None
@@ -153,6 +155,8 @@ class VerifierConfig(Section):
     """Factor that the embedding layer applies to its rows, rounded to their dtype before; absent if 1."""
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of each head that the verifier's own rotary embedding turns; absent if 1."""
+    image_token_id: Token | None = None
+    """Token that stands for an image, and in a prompt for each part of one; absent if the verifier takes none."""
     num_nextn_predict_layers: Count | None = None
     """Number of the verifier's own layers that predict further tokens; absent if there is none."""
     num_experts: Annotated[int, Field(ge=0)] | None = None

@@ -22,7 +22,7 @@ from specc.core.execute.environment import plain
 from specc.core.execute.machine import detect_class
 from specc.core.execute.processes import guarded, has_exited
 from specc.core.files import new_folder, pretty
-from specc.core.measure.prompts import read_source
+from specc.core.measure.prompts import read_source, text_of
 from specc.core.serving.served import HOST, Served, started, vllm_command
 from specc.core.serving.server import START, Server, free, reason
 from specc.core.store.manifests import SHORT
@@ -129,7 +129,7 @@ def texts(path: Path, source: Mapping[str, Any] | None = None) -> list[str]:
     Tools that a row lists are not among them. Raises `SpeccError` for a row that has no such turn.
     """
     every = read_source(path, path.name, source or {}, None)
-    return [next(one["content"] for one in prompt.messages if one["role"] == "user") for prompt in every]
+    return [next(text_of(one) for one in prompt.messages if one["role"] == "user") for prompt in every]
 
 
 def talks(verifier: Path) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from specc.core.errors import Position, SpeccError
 from specc.core.files import sha256_file
+from specc.core.images import ImageError, from_url, look
 from specc.core.tools import ShapeError, tools_of
 
 ROLES: Final = frozenset({"system", "user", "assistant"})
@@ -28,7 +29,9 @@ FORMS: Final = 'a row is `{"messages": [{"role": "user", "content": "…"}]}`, `
 ABSENT: Final = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE"
 """How a row of SPEED-Bench begins whose text its makers may not hand on."""
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""A turn's `role` and `content`: a text, or as OpenAI's clients write it a list of parts `{"type": "text", "text"}` and
+`{"type": "image_url", "image_url": {"url"}}`, whose address is a `data:` URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,18 @@ class Prompt:
     where: Position
     subset: str = ""
     tools: str | None = None
+
+
+def text_of(message: Message) -> str:
+    """Return what is said in a turn, without its images."""
+    content: Any = message["content"]
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content if "text" in part)
+
+
+def images_of(messages: Iterable[Message]) -> list[str]:
+    """Return the `data:` URLs of the images of turns, in order."""
+    contents = (message["content"] for message in messages if not isinstance(message["content"], str))
+    return [part["image_url"]["url"] for parts in contents for part in parts if "image_url" in part]
 
 
 def name_of(source: Mapping[str, Any]) -> str:
@@ -140,6 +155,33 @@ def _tools(row: Mapping[str, Any], where: Position) -> str | None:
         raise SpeccError(str(error), where=where, hint="tools are a list of functions, or its JSON text") from error
 
 
+def _content(content: Any, where: Position) -> Any:
+    """Return a turn's text, or its parts if images are among them; None for anything else.
+
+    Raises `SpeccError` for an image that is not in the row.
+    """
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    given: list[Any] = content
+    parts: list[dict[str, Any]] = []
+    for part in given:
+        fields: dict[str, Any] = part if isinstance(part, dict) else {}
+        address = fields.get("image_url")
+        url = address.get("url") if isinstance(address, dict) else address
+        if isinstance(fields.get("text"), str) and fields.get("type", "text") == "text":
+            parts.append({"type": "text", "text": fields["text"]})
+        elif fields.get("type") == "image_url" and isinstance(url, str):
+            try:
+                look(from_url(url))
+            except ImageError as error:
+                raise SpeccError(f"an image of a prompt {error}", where=where,
+                                 hint="prompts have their images as `data:` URLs in base64") from error  # fmt: skip
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        else:
+            return None
+    return parts if any("image_url" in part for part in parts) else "\n".join(part["text"] for part in parts)
+
+
 def _messages(row: Mapping[str, Any], where: Position, system_prompt: str | None) -> tuple[Message, ...]:
     given: Any = row.get("messages")
     turns: Any = row.get("turns", row.get("prompt"))
@@ -154,14 +196,15 @@ def _messages(row: Mapping[str, Any], where: Position, system_prompt: str | None
     for turn in said:
         if isinstance(turn, dict) and any(turn.get(key) for key in CALLS):
             break  # what a tool answers belongs to this call, and the verifier may make another one, or none
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
+        content = _content(turn.get("content"), where) if isinstance(turn, dict) else None
+        if content is None or turn.get("role") not in ROLES:
             raise SpeccError("a turn needs a `role` and a text as `content`", where=where, hint=FORMS)
-        messages.append({"role": turn["role"], "content": turn["content"]})
+        messages.append({"role": turn["role"], "content": content})
     while messages and messages[-1]["role"] != "user":
         messages.pop()
     if not messages:
         raise SpeccError("a prompt needs a turn of the user", where=where, hint=FORMS)
-    if messages[-1]["content"].startswith(ABSENT):
+    if text_of(messages[-1]).startswith(ABSENT):
         raise SpeccError("the text of this row is not in the data set, which only says where it is from", where=where,
                          hint="prepare SPEED-Bench with its own script, and name the file that it writes")  # fmt: skip
     if system_prompt is not None and messages[0]["role"] != "system":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from specc.core.algorithms import algorithm, vocabulary_of
-from specc.core.datafiles import label, local_files
+from specc.core.datafiles import label, local_files, local_images
 from specc.core.files import flatten
 
 Values = Mapping[str, Any]
@@ -146,13 +146,15 @@ def _conversations(values: Values) -> StageRow:
         **({"filters": filters} if filters else {}),
         **({"bad_rows": data["bad_rows"]} if "bad_rows" in data else {}),
     }
+    if _vision(values):
+        params["images"] = True
     if told:
         params["filters"] = {**filters, "language_model": LANGUAGE_MODEL}
     return StageRow(
         name="conversations",
         version=1,
         params={"data": params},
-        files=tuple(dict.fromkeys(name for item in items for name in local_files(item))),
+        files=tuple(dict.fromkeys(name for item in items for name in (*local_files(item), *local_images(item)))),
         facets=("device", "isa", "numpy") if told else (),
         context={"hub": {"repo": ", ".join(dict.fromkeys(outside)), "commits": [item.get("commit") for item in items]}}
         if outside else {},
@@ -186,6 +188,11 @@ def _responses(values: Values) -> StageRow | None:
     )  # fmt: skip
 
 
+def _vision(values: Values) -> bool:
+    """Tell whether the verifier takes images."""
+    return "image_token_id" in values["verifier"]["config"]
+
+
 def _template(values: Values) -> tuple[str, ...]:
     """Return the path of the chat template's arguments if there are any."""
     return ("data.responses.template",) if "template" in values["data"]["responses"] else ()
@@ -200,7 +207,7 @@ def _tokens(values: Values) -> StageRow:
         params=pick(values, "data.sequence_length", "data.shard_rows", "verifier.config", "verifier.tokenizer_sha256",
                     "verifier.chat_template_sha256", "date", *_template(values), *least),
         inputs={"rows": "responses" if generated else "conversations", "verifier": "verifier"},
-        facets=("tokenizers", "jinja2"),
+        facets=("tokenizers", "jinja2", *(("transformers",) if _vision(values) else ())),
     )  # fmt: skip
 
 
@@ -222,7 +229,8 @@ def _hidden_states(values: Values) -> StageRow:
         version=2,
         params={**pick(values, "verifier.dtype", "verifier.config", "data.sequence_length"),
                 "draft": {"hidden_state_layers": layers_of(values["draft"])}},
-        inputs={"tokens": "tokens", "verifier": "verifier"},
+        inputs={"tokens": "tokens", "verifier": "verifier",
+                **({"conversations": "conversations"} if _vision(values) else {})},
         facets=_VLLM,
     )  # fmt: skip
 

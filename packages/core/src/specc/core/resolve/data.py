@@ -10,9 +10,21 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from specc.core.datafiles import FROM, KNOWN, Item, is_pattern, items_of, label, local_files, local_places
+from specc.core.datafiles import (
+    FROM,
+    KNOWN,
+    Item,
+    image_places,
+    is_pattern,
+    items_of,
+    label,
+    local_files,
+    local_images,
+    local_places,
+)
 from specc.core.errors import SpeccError
 from specc.core.files import CHUNK
+from specc.core.images import SUFFIXES
 from specc.core.language import Document
 from specc.core.language.text import printable
 from specc.core.presets import PRESETS
@@ -38,10 +50,14 @@ def pin_data(
     """
     found: dict[str, Path] = {}
     for path, item in items_of(tree):
+        key = _key(item)
         try:
             found |= _pin_local(item, base, digest, known) if "file" in item else _pin_remote(item, known)
+            if "images" in item:
+                key = "images"
+                found |= _pin_images(item, base, digest, known)
         except SpeccError as error:
-            raise document.error(error.message, (*path, _key(item)), hint=error.hint, id=error.id) from error
+            raise document.error(error.message, (*path, key), hint=error.hint, id=error.id) from error
         known.append(item)
     return found
 
@@ -59,7 +75,8 @@ def unpinned_data(values: Mapping[str, Any], pinned: Mapping[str, Any], document
 
 def places_of(values: Mapping[str, Any], base: Path) -> dict[str, Path]:
     """Return where the files of locked values are on this machine, whether they are there or not."""
-    return {name: placed(name, base) for _, item in items_of(values) for name in local_files(item)}
+    return {name: placed(name, base) for _, item in items_of(values)
+            for name in (*local_files(item), *local_images(item))}  # fmt: skip
 
 
 def _pin_local(item: dict[str, Any], base: Path, digest: Digest, known: Iterable[Item]) -> dict[str, Path]:
@@ -76,6 +93,19 @@ def _pin_local(item: dict[str, Any], base: Path, digest: Digest, known: Iterable
         raise SpeccError(f"the folder `{name}` has no file of a format that is read", hint=f"read are {KNOWN}")
     what = "file that fits" if is_pattern(name) else "file"
     raise SpeccError(f"there is no {what} `{name}`", hint="paths are relative to the spec")
+
+
+def _pin_images(item: dict[str, Any], base: Path, digest: Digest, known: Iterable[Item]) -> dict[str, Path]:
+    """Add to a source the sha256 of every image in its folder of them; return where they are."""
+    if places := image_places(item["images"], base):
+        item["image_files"] = {name: digest(place) for name, place in places.items()}
+        return places
+    for other in known:
+        if other.get("images") == item["images"] and "image_files" in other:
+            item["image_files"] = other["image_files"]
+            return {}
+    raise SpeccError(f"the folder `{printable(item['images'])}` has no image",
+                     hint=f"images are {', '.join(f'`{suffix}`' for suffix in SUFFIXES)}")  # fmt: skip
 
 
 def _pin_remote(item: dict[str, Any], known: Iterable[Item]) -> dict[str, Path]:

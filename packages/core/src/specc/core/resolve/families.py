@@ -97,9 +97,32 @@ FAMILIES: Final[Mapping[str, Family]] = {
 }  # fmt: skip
 
 INSIDE: Final[Mapping[str, str]] = {
-    "gemma3": "gemma3_text", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text",
+    "gemma3": "gemma3_text", "llava": "llama", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text",
 }  # fmt: skip
 """Families of models for more than text, and those of their `text_config`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vision:
+    """How a family of models for more than text takes images, and what its `text_config` is taken for without a key.
+
+    `token` is the key of the token that stands for an image, in `config.json`. Positions are plain ones: a draft is
+    trained with the numbers that it is served with. Families whose positions have several axes (M-RoPE) are not here:
+    in an image they do not rise by one, and vLLM gives a draft the first axis.
+    """
+
+    token: str
+    absent: Mapping[str, Any]
+
+
+VISION: Final[Mapping[str, Vision]] = {
+    # Its configurations on the hub name the model inside and leave out what is as in Llama's first one.
+    "llava": Vision(token="image_token_index", absent={  # noqa: S106 - no password
+        "image_token_index": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+        "bos_token_id": 1, "eos_token_id": 2}),
+}  # fmt: skip
+"""Families whose images are taken; of others in `INSIDE` the text is."""
 
 SETTINGS: Final[Mapping[str, float]] = {
     "final_logit_softcapping": 0.0, "logit_scale": 1.0, "logits_scaling": 1.0, "rms_norm_eps": 0.0,
@@ -121,6 +144,7 @@ def find(raw: Mapping[str, Any]) -> tuple[str, Family, dict[str, Any]]:
     name = str(raw.get("model_type"))
     inside = INSIDE.get(name)
     text = raw if inside is None else _text(raw, inside)
+    text = {**VISION[name].absent, **text} if name in VISION else text
     family = FAMILIES.get(inside or name)
     if family is None:
         known = ", ".join(f"`{one}`" for one in sorted({*FAMILIES, *INSIDE}))
@@ -130,7 +154,14 @@ def find(raw: Mapping[str, Any]) -> tuple[str, Family, dict[str, Any]]:
         )
     text = {**family.absent, **text}
     _check(name, family, text)
-    return inside or name, family, text
+    return (inside or name) if name not in VISION else name, family, text
+
+
+def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of `verifier.config` that only verifiers have which take images; raises as `peculiar` does."""
+    if (found := VISION.get(str(raw.get("model_type")))) is None:
+        return {}
+    return {"image_token_id": int(raw.get(found.token, found.absent[found.token]))}
 
 
 def peculiar(family: Family, text: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def config_facts(read: Reader) -> dict[str, Any]:
             "bos_token_id": text.get("bos_token_id"),
             "eos_token_ids": [] if eos is None else sorted(eos) if isinstance(eos, list) else [eos],
             **families.peculiar(family, text),
+            **families.vision(raw),
             **({"quantization": quantised} if quantised else {}),
         }
     except (KeyError, IndexError, TypeError, ValueError) as error:

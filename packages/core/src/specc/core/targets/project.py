@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from specc.core.datafiles import items_of, local_files
+from specc.core.datafiles import items_of, local_files, local_images
 from specc.core.files import sha256
 from specc.core.lock import lock_path
 from specc.core.references import PACKAGE
@@ -71,7 +71,8 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the files that the locked values name relative to the spec, with their sha256."""
     verifier, init = values["verifier"], values["draft"].get("init")
     for _, item in items_of(values):
-        yield from ((name, digest) for name, digest in local_files(item).items() if not name.startswith(PACKAGE))
+        named = {**local_files(item), **local_images(item)}
+        yield from ((name, digest) for name, digest in named.items() if not name.startswith(PACKAGE))
     if init is not None and not init.get("revision"):  # else it is a hub's
         folder = init["convert"] if "convert" in init else init["from"]
         yield from ((posixpath.join(folder, name), digest) for name, digest in init["files"].items())

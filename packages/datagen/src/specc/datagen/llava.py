@@ -1,0 +1,50 @@
+"""LLaVA in vLLM by transformers' classes, with the hidden states that a draft reads.
+
+vLLM's Transformers backend asks the outermost model for them, and LLaVA's does not hand on what the Llama inside it
+records: so they are taken here, where the decoder's layers are. vLLM imports this module in the process of the engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.model_executor.models.transformers import TransformersMultiModalForCausalLM
+from vllm.model_executor.models.transformers.multimodal import (
+    MultiModalDummyInputsBuilder,
+    MultiModalProcessingInfo,
+    MultiModalProcessor,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    MultiModalProcessor, info=MultiModalProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
+)
+class Llava(TransformersMultiModalForCausalLM):
+    """Transformers' LLaVA with vLLM's attention; id l is the input of decoder layer l, residual added."""
+
+    _ids: tuple[int, ...] = ()
+
+    def set_aux_hidden_state_layers(self, layers: tuple[int, ...]) -> None:
+        """Take the states of these ids; the last id, the number of layers, is the last layer's output."""
+        self._ids = layers
+        self._taken: dict[int, torch.Tensor] = {}
+
+        def take(layer: int, output: Any) -> None:
+            self._taken[layer] = (output[0] if isinstance(output, tuple) else output)[0]  # [tokens, hidden]
+
+        for layer in layers:
+            if layer == 0:
+                first = self.model.get_submodule(self._layer_names[0])
+                first.register_forward_pre_hook(lambda _, inputs: take(0, inputs))
+            else:
+                before = self.model.get_submodule(self._layer_names[layer - 1])
+                before.register_forward_hook(lambda _, __, output, layer=layer: take(layer, output))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what vLLM's backend does `[tokens, hidden]`, and beside it the states asked for, one of each id."""
+        hidden = super().forward(*args, **kwargs)
+        if not self._ids or not isinstance(hidden, torch.Tensor):
+            return hidden
+        return hidden, [self._taken.pop(layer) for layer in self._ids]
