@@ -226,12 +226,12 @@ def _vocabulary(values: Values) -> StageRow | None:
 def _hidden_states(values: Values) -> StageRow:
     return StageRow(
         name="hidden_states",
-        version=2,
+        version=3,
         params={**pick(values, "verifier.dtype", "verifier.config", "data.sequence_length"),
                 "draft": {"hidden_state_layers": layers_of(values["draft"])}},
         inputs={"tokens": "tokens", "verifier": "verifier",
                 **({"conversations": "conversations"} if _vision(values) else {})},
-        facets=_VLLM,
+        facets=(*_VLLM, "zstandard"),
     )  # fmt: skip
 
 
@@ -279,7 +279,8 @@ def _draft(values: Values) -> StageRow:
         name="draft",
         version=3,
         params=pick(values, "draft", "train", "verifier.dtype", "verifier.config", "data.sequence_length",
-                    "data.shuffle", without=(*_NOT_TRAINED, *(SOURCE if converts else ("draft.init.from",)))),
+                    "data.shuffle", "data.shuffle_window",
+                    without=(*_NOT_TRAINED, *(SOURCE if converts else ("draft.init.from",)))),
         inputs={"tokens": "tokens", "hidden_states": "hidden_states", "verifier": "verifier",
                 **_vocabulary_input(values), **({"converted": "converted"} if converts else {})},
         files=tuple(f"init/{name}" for name in init["files"]) if init and not converts else (),
