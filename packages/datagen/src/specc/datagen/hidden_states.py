@@ -14,9 +14,10 @@ import shutil
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -26,10 +27,10 @@ from torch import Tensor
 
 from specc.core.engines import EVEN, SEQUENCES, capture_arguments, step_tokens
 from specc.core.errors import Exit, SpeccError
-from specc.core.files import pretty, write_atomic
-from specc.core.stage import Stage
+from specc.core.files import pretty, sha256_file, write_atomic
+from specc.core.stage import Stage, Tell, Unit
 from specc.datagen.engine import generate, start, stop
-from specc.datagen.rows import read_index, shard_info, shard_name
+from specc.datagen.rows import read_index, shard_name
 
 PATIENCE: Final = 60.0
 """Seconds that a request's file may take to be whole after its request is finished."""
@@ -47,57 +48,79 @@ def hidden_states(stage: Stage) -> None:
     """
     params, source, verifier = stage.params, stage.input("tokens"), stage.job.inputs["verifier"]
     config, index = params["verifier"]["config"], read_index(source)
-    layers = [*params["draft"]["hidden_state_layers"], config["num_hidden_layers"]]
+    layers = layers_of(params)
     material = {
         "layers": layers,
         "sequence_length": params["data"]["sequence_length"],
         "verifier": params["verifier"],
         "verifier_digest": verifier.digest,
     }
-    done, captured, seconds, shards = 0, 0, 0.0, list[dict[str, Any]]()
-    engine: Capture | None = None
-    try:
-        for number, shard in enumerate(index["shards"]):
-            name = shard_name(number, ".safetensors")
-
-            def write(path: Path, file: str = shard["file"], before: int = done) -> None:
-                nonlocal engine, captured, seconds
-                if engine is None:
-                    stage.progress(before, index["tokens"], "tokens", "starting vLLM")
-                    engine = Capture(Path(verifier.path), params, stage.facets, layers, stage.work / "captured")
-                tensors = load_file(source / file)
-                ids, offsets = tensors["input_ids"].tolist(), tensors["offsets"].tolist()
-                rows = [ids[start:end] for start, end in pairwise(offsets)]
-                began = time.monotonic()
-                place = states_file(path, (len(ids), len(layers), config["hidden_size"]), engine.dtype)
-                through = 0
-                for row, states in engine.run(rows):
-                    place[offsets[row] : offsets[row + 1]] = states
-                    through += len(states)
-                    stage.progress(before + through, index["tokens"], "tokens")
-                captured, seconds = captured + through, seconds + time.monotonic() - began
-
-            stage.unit({**material, "tokens": shard["sha256"]}, name, write)
-            info = shard_info(stage.output, name, shard["rows"])
-            shards.append({"file": info.file, "rows": info.rows, "tokens": shard["tokens"], "sha256": info.sha256,
-                           "tokens_sha256": shard["sha256"]})  # fmt: skip
-            done += shard["tokens"]
-            stage.progress(done, index["tokens"], "tokens")
-    finally:
-        if engine is not None:
-            engine.close()
+    with Shards(stage, layers) as shards:
+        units = [
+            Unit(name=shard_name(number, ".safetensors"), material={**material, "tokens": shard["sha256"]},
+                 amount=shard["tokens"], write=partial(shards.write, source / shard["file"]))
+            for number, shard in enumerate(index["shards"])
+        ]  # fmt: skip
+        made = stage.units(units, "tokens")
+    if stage.worker:
+        return
     about = {
         "layers": layers,
         "hidden_size": config["hidden_size"],
         "dtype": params["verifier"]["dtype"],
         "rows": index["rows"],
         "tokens": index["tokens"],
-        "shards": shards,
-    }
+        "shards": [
+            {"file": unit.name, "rows": shard["rows"], "tokens": shard["tokens"],
+             "sha256": sha256_file(stage.output / unit.name), "tokens_sha256": shard["sha256"]}
+            for unit, shard in zip(units, index["shards"], strict=True)
+        ],
+    }  # fmt: skip
     write_atomic(stage.output / "index.json", pretty(about))
-    stage.record["tokens"] = captured
-    if captured:
-        stage.record["tokens_per_second"] = round(captured / seconds, 1)
+    stage.record["tokens"] = sum(unit.amount for unit in units if unit.name in made)
+    if shards.captured:
+        stage.record["tokens_per_second"] = round(shards.captured / shards.seconds, 1)
+
+
+def layers_of(params: Mapping[str, Any]) -> list[int]:
+    """Return the ids of a shard's layers: those that the draft reads, and the last one's output."""
+    return [*params["draft"]["hidden_state_layers"], params["verifier"]["config"]["num_hidden_layers"]]
+
+
+class Shards:
+    """What writes shards of hidden states; vLLM is started for the first one."""
+
+    def __init__(self, stage: Stage, layers: Sequence[int]) -> None:
+        self._stage, self._layers = stage, layers
+        self._engine: Capture | None = None
+        self.captured, self.seconds = 0, 0.0
+        """Tokens of the shards that were written, and the time that it took."""
+
+    def write(self, tokens: Path, path: Path, tell: Tell) -> None:
+        """Write the hidden states of a shard of tokens at `path`."""
+        stage, layers, config = self._stage, self._layers, self._stage.params["verifier"]["config"]
+        if self._engine is None:
+            tell(0, "starting vLLM")
+            self._engine = Capture(
+                Path(stage.job.inputs["verifier"].path), stage.params, stage.facets, layers, stage.work / "captured"
+            )
+        tensors = load_file(tokens)
+        ids, offsets = tensors["input_ids"].tolist(), tensors["offsets"].tolist()
+        rows = [ids[start:end] for start, end in pairwise(offsets)]
+        began, through = time.monotonic(), 0
+        place = states_file(path, (len(ids), len(layers), config["hidden_size"]), self._engine.dtype)
+        for row, states in self._engine.run(rows):
+            place[offsets[row] : offsets[row + 1]] = states
+            through += len(states)
+            tell(through, "")
+        self.captured, self.seconds = self.captured + through, self.seconds + time.monotonic() - began
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._engine is not None:
+            self._engine.close()
 
 
 def states_file(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:

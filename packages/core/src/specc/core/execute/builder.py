@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from specc.core.contracts import Input, Manifest, StageJob
 from specc.core.errors import Exit, SpeccError
+from specc.core.execute.attendants import workers
 from specc.core.execute.executor import run_stage
 from specc.core.execute.machine import installed
 from specc.core.execute.reporter import Reporter
@@ -226,4 +227,6 @@ def _run(
         units=str(store.units(row.name)),
         context=context,
     )
-    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name, again=again)
+    job, attendants = workers(job, row.package, row.workers) if row.workers > 1 else (job, [])
+    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name, again=again,
+                     attendants=attendants)  # fmt: skip

@@ -254,8 +254,9 @@ class Checks(Section):
 class DatagenRuntime(Section):
     """Processes that make data."""
 
-    workers: Annotated[int, Field(ge=1, le=1)] = 1
-    """Number of processes; this release has one."""
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Number of processes of this machine that make shards side by side, each of `runtime.threads`; in no key. One
+    process asks an endpoint, whatever this says."""
     endpoint: (
         Annotated[
             str,

@@ -20,7 +20,7 @@ from specc.core.lock import MachineClass
 from specc.core.plan.corpus import INDEXED, count, indexes, look_into
 from specc.core.plan.costs import COSTS, TOKENS, decoded, sizes
 from specc.core.plan.plan import Plan
-from specc.core.plan.rates import Run, declared, most_similar, ranks, resident, runs_here, scaled
+from specc.core.plan.rates import Run, declared, most_similar, processes, resident, runs_here, scaled
 from specc.core.plan.stages import Values
 from specc.core.store import Store
 
@@ -99,7 +99,7 @@ class Estimator:
                 if remote
                 else declared(name, values, self.machine, amount, flops),
                 disk=round(disks[name]),
-                memory=ranks(values, name) * own,
+                memory=processes(values, name) * own,
                 tokens=None if tokens is None else round(tokens),
                 flops=flops,
                 measured=seconds is not None,

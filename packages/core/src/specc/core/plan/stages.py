@@ -29,7 +29,7 @@ class StageRow:
     `inputs` maps the name an artifact has in the job to the stage that makes it. `facets` are names of the
     numerics class's parts (those that the class lacks are left out). `lineage` puts the keys of all ancestors
     into the parameters, for a stage that writes them down. `context` reaches the job and no key. `devices` are those
-    on which the stage can do its work, None for any.
+    on which the stage can do its work, None for any. `workers` is the number of processes that make its units.
     """
 
     name: str
@@ -41,6 +41,7 @@ class StageRow:
     lineage: bool = False
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     devices: tuple[str, ...] | None = None
+    workers: int = 1
 
     @property
     def package(self) -> str:
@@ -168,7 +169,13 @@ def _responses(values: Values) -> StageRow | None:
         facets=("tokenizers", "jinja2") if endpoint else _VLLM,
         context={"endpoint": {**endpoint, "address": values["runtime"].get("datagen", {}).get("endpoint")}}
         if endpoint else {},
+        workers=1 if endpoint else workers(values),  # it asks as much at a time as `concurrency` says
     )  # fmt: skip
+
+
+def workers(values: Values) -> int:
+    """Return the number of processes that make shards of data."""
+    return int(values["runtime"].get("datagen", {}).get("workers", 1))
 
 
 def _template(values: Values) -> tuple[str, ...]:
@@ -185,6 +192,7 @@ def _tokens(values: Values) -> StageRow:
                     "verifier.chat_template_sha256", "date", *_template(values)),
         inputs={"rows": "responses" if generated else "conversations", "verifier": "verifier"},
         facets=("tokenizers", "jinja2"),
+        workers=workers(values),
     )  # fmt: skip
 
 
@@ -208,6 +216,7 @@ def _hidden_states(values: Values) -> StageRow:
                 "draft": {"hidden_state_layers": layers_of(values["draft"])}},
         inputs={"tokens": "tokens", "verifier": "verifier"},
         facets=_VLLM,
+        workers=workers(values),
     )  # fmt: skip
 
 
