@@ -58,7 +58,8 @@ def resolved(verifier: Path, **draft: Any) -> dict[str, Any]:
         "data": {
             "sources": [{"file": "prompts/train.jsonl", "sha256": "5" * 64, "rows": None}], "system_prompt": None,
             "responses": {"from": "verifier", "temperature": 0.0, "top_p": 1.0, "max_tokens": 32, "seed": 0},
-            "sequence_length": 128, "validation": {"share": 0.05, "sources": []}, "shuffle": True, "shard_rows": 64,
+            "sequence_length": 128, "validation": {"share": 0.05, "sources": []}, "shuffle": True,
+            "shuffle_window": 32, "shard_rows": 64,
         },
         "train": {
             "epochs": 2, "steps": None, "batch_tokens": 256,

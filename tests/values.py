@@ -29,7 +29,8 @@ VALUES: dict[str, Any] = {
     "data": {
         "sources": [{"file": "prompts.jsonl", "sha256": "ee" * 32, "rows": None}], "system_prompt": None,
         "responses": {"from": "verifier", "temperature": 0.0, "top_p": 1.0, "max_tokens": 16, "seed": 0},
-        "sequence_length": 128, "validation": {"share": 0.1, "sources": []}, "shuffle": True, "shard_rows": 8,
+        "sequence_length": 128, "validation": {"share": 0.1, "sources": []}, "shuffle": True,
+        "shuffle_window": 32, "shard_rows": 8,
     },
     "train": {
         "epochs": 1, "steps": None, "batch_tokens": 256,

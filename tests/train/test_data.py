@@ -1,4 +1,4 @@
-"""Order and packing of data, what is refused, and what is read of the verifier."""
+"""What is read of the shards and of the verifier, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from specc.core.errors import SpeccError  # noqa: E402
-from specc.train.data import Corpus, Document, Documents, epoch_batches  # noqa: E402
-from specc.train.draft import Plan  # noqa: E402
+from specc.train.data import Corpus  # noqa: E402
 from specc.train.models import build, trained  # noqa: E402
 from specc.train.models.rows import depths, even  # noqa: E402
 from specc.train.optim import learning_rate  # noqa: E402
+from specc.train.states import Document, OnDisk  # noqa: E402
 from specc.train.verifier import read_verifier  # noqa: E402
-from train.world import DRAFT, LAYERS, SMALL, TRAIN, VERIFIER, World, stream  # noqa: E402
+from train.world import DRAFT, LAYERS, SMALL, VERIFIER, World, corpus, stream  # noqa: E402
 
 pytestmark = pytest.mark.engine
 
@@ -27,30 +27,6 @@ pytestmark = pytest.mark.engine
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world") / "w")
-
-
-def corpus(world: World) -> Corpus:
-    return Corpus(world.folder / "tokens", world.folder / "hidden_states", DRAFT["hidden_state_layers"], LAYERS)
-
-
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    documents = Documents([torch.tensor([[0, 0, 9, 3 + (7 * i) % 11, i] for i in range(300)], dtype=torch.int32)])
-    one = epoch_batches(documents, 40, seed=1, epoch=1, shuffle=True)
-    assert one == epoch_batches(documents, 40, seed=1, epoch=1, shuffle=True)
-    assert one != epoch_batches(documents, 40, seed=1, epoch=2, shuffle=True)
-    assert one != epoch_batches(documents, 40, seed=2, epoch=1, shuffle=True)
-    for shuffle in (True, False):
-        batches = epoch_batches(documents, 40, seed=1, epoch=1, shuffle=shuffle)
-        assert sorted(place for batch in batches for place in batch) == list(range(300)), "each document once"
-        fill = [sum(documents[place].rows for place in batch) for batch in batches]
-        assert max(fill) <= 40
-        assert sum(fill) / (40 * len(fill)) > 0.95, "batches are full"
-
-
-def test_a_document_longer_than_a_batch_is_refused() -> None:
-    with pytest.raises(SpeccError, match="row 7 has 50 positions and a batch takes 40"):
-        epoch_batches(Documents([torch.tensor([[0, 0, 52, 50, 7]], dtype=torch.int32)]), 40, seed=1, epoch=1,
-                      shuffle=True)  # fmt: skip
 
 
 def test_a_batch_holds_what_the_shards_hold(world: World) -> None:
@@ -98,7 +74,7 @@ def test_documents_are_found_as_one_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "hidden_states/index.json").write_text(
         json.dumps({"layers": [2, 3, 4, LAYERS], "shards": [shard | {"tokens_sha256": "a"}]})
     )
-    data = Corpus(tmp_path / "tokens", tmp_path / "hidden_states", [2, 3, 4], LAYERS)
+    data = Corpus(tmp_path / "tokens", OnDisk(tmp_path / "hidden_states", tmp_path / "tokens", [2, 3, 4, LAYERS]))
     expected: list[Document] = []
     for place, row in enumerate(masks):
         proposed = (depths(torch.tensor([mark == "x" for mark in row], dtype=torch.bool)) >= 0).nonzero()
@@ -117,9 +93,9 @@ def test_hidden_states_of_other_tokens_are_refused(world: World, tmp_path: Path)
         index["shards"][1]["sha256"] = "0" * 64
         (tmp_path / name / "index.json").write_text(json.dumps(index))
     with pytest.raises(SpeccError, match="made from other tokens"):
-        Corpus(tmp_path / "tokens", tmp_path / "hidden_states", DRAFT["hidden_state_layers"], LAYERS)
+        OnDisk(tmp_path / "hidden_states", tmp_path / "tokens", [2, 3, 4, LAYERS])
     with pytest.raises(SpeccError, match="no layer 5"):
-        Corpus(world.folder / "tokens", world.folder / "hidden_states", [2, 3, 5], LAYERS)
+        OnDisk(world.folder / "hidden_states", world.folder / "tokens", [2, 3, 5, LAYERS])
 
 
 def test_a_missing_tensor_is_refused_not_guessed(world: World, tmp_path: Path) -> None:
@@ -135,19 +111,6 @@ def test_a_missing_tensor_is_refused_not_guessed(world: World, tmp_path: Path) -
     save_file(tensors | {"model.norm.bias": tensors["model.norm.weight"].clone()}, tmp_path / "model.safetensors")
     with pytest.raises(SpeccError, match=r"`model\.norm\.bias`, which training does not know"):
         read_verifier(tmp_path, VERIFIER, None, torch.float32)
-
-
-def test_a_plan_ends_and_can_be_taken_up_anywhere(world: World) -> None:
-    data = corpus(world)
-    by_epochs = Plan(data, TRAIN | {"epochs": 3}, shuffle=True)
-    steps = list(by_epochs.from_step(0))
-    assert len(steps) == by_epochs.total
-    assert [epoch for epoch, _, _ in steps] == sorted(epoch for epoch, _, _ in steps)
-    assert list(by_epochs.from_step(11)) == steps[11:]
-    by_steps = Plan(data, TRAIN | {"epochs": None, "steps": len(steps) - 2}, shuffle=True)
-    assert list(by_steps.from_step(0)) == steps[:-2]
-    with pytest.raises(SpeccError, match="training has no end"):
-        Plan(data, TRAIN | {"epochs": None, "steps": None}, shuffle=True)
 
 
 def test_learning_rates() -> None:

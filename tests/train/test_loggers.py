@@ -108,7 +108,7 @@ for path in sys.argv[1:]:
     for record in records(Path(path).read_bytes()):
         if record.WhichOneof("record_type") == "history":
             values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-            rows.append((values.get("_step", record.history.step.num), values))
+            rows.append((values.pop("step"), values))
 print(json.dumps(rows))
 """
     found: History = {}

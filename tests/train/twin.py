@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from specc.core.algorithms import directed
-from specc.train.data import Corpus, epoch_batches
 from specc.train.determinism import set_determinism
 from specc.train.engine import Engine
 from specc.train.models import DraftModel, build, trained
+from specc.train.order import epoch_windows
 from specc.train.verifier import read_verifier
 from specc.train.whole import gradient
-from train.world import DRAFT, LAYERS, MUON, TRAIN, VERIFIER, World, stream
+from train.world import DRAFT, MUON, TRAIN, VERIFIER, World, corpus, stream
 
 CASES = [
     f"{stage} {precision} {optimizer} {offload}"
@@ -54,8 +54,8 @@ def compare(world: World, case: str) -> dict[str, Any]:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     d2t = load_file(world.folder / "vocabulary/vocabulary.safetensors")["d2t"]
     frozen = read_verifier(world.folder / "verifier", VERIFIER, d2t, dtype)
-    corpus = Corpus(world.folder / "tokens", world.folder / "hidden_states", DRAFT["hidden_state_layers"], LAYERS)
-    batches = epoch_batches(corpus.training, 128, seed=0, epoch=1, shuffle=True)
+    data = corpus(world)
+    batches = epoch_windows(data.training, 128, 32, seed=0, epoch=1, shuffle=True)[0].batches
     first = {
         spec.name: torch.randn(spec.shape, generator=stream(i)).mul(0.05).bfloat16().float() + (len(spec.shape) == 1)
         for i, spec in enumerate(trained(DRAFT, VERIFIER))
@@ -79,7 +79,7 @@ def compare(world: World, case: str) -> dict[str, Any]:
 
     engine.engine.backward = noted
     for rate, places in zip(RATES, batches, strict=False):
-        batch = corpus.batch([corpus.training[place] for place in places], twin, frozen.normed, stream(0))
+        batch = data.batch([data.training[place] for place in places], twin, frozen.normed, stream(0))
         engine.step(rate, batch, train["loss"])
         whole = float(torch.linalg.vector_norm(torch.stack([one.norm() for one in seen.values()])))
         norm_apart = max(norm_apart, abs((engine.gradient_norm or 0) / whole - 1))

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from specc.core.algorithms import vocabulary_of
 from specc.core.contracts import Input, Progress, StageJob, StageResult, load_event
 from specc.core.files import digest_of, directory_digest, entries, pretty, sha256_file
+from specc.train.data import Corpus
+from specc.train.states import OnDisk
 
 HIDDEN, VOCABULARY, SMALL, LAYERS = 64, 96, 48, 6
 
@@ -152,7 +154,7 @@ class World:
             "draft": section,
             "train": TRAIN | (train or {}) | {"zero": TRAIN["zero"] | (train or {}).get("zero", {})},
             "verifier": {"dtype": "bfloat16", "config": verifier or VERIFIER},
-            "data": {"sequence_length": 64, "shuffle": True},
+            "data": {"sequence_length": 64, "shuffle": True, "shuffle_window": 32},
         }
         base = self.folder / name
         for folder in ("output", "work", "units"):
@@ -175,6 +177,13 @@ class World:
         path = base / "job.json"
         path.write_text(job.dump())
         return path
+
+
+def corpus(world: World) -> Corpus:
+    """What the stage reads of a world."""
+    tokens = world.folder / "tokens"
+    layers = [*DRAFT["hidden_state_layers"], LAYERS]
+    return Corpus(tokens, OnDisk(world.folder / "hidden_states", tokens, layers))
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -132,17 +132,18 @@ def parts(folder: Path) -> tuple[Any, Any, Any, Any]:
     from safetensors.torch import load_file
 
     from specc.train.data import Corpus
-    from specc.train.draft import Plan
+    from specc.train.order import Plan
+    from specc.train.states import OnDisk
     from specc.train.verifier import read_verifier
 
     values = json.loads((folder / "bench.lock.json").read_text())["locked"]["values"]
     draft, config = values["draft"], values["verifier"]["config"]
     d2t = load_file(artifact(folder, "vocabulary") / "vocabulary.safetensors")["d2t"]
     frozen = read_verifier(artifact(folder, "verifier"), config, d2t, torch.float32)
-    corpus = Corpus(artifact(folder, "tokens"), artifact(folder, "hidden_states"), draft["hidden_state_layers"],
-                    config["num_hidden_layers"])  # fmt: skip
-    plan = Plan(corpus, values["train"], shuffle=True)
-    return frozen, draft, config, ((documents, corpus) for _, _, documents in plan.from_step(0))
+    tokens, layers = artifact(folder, "tokens"), [*draft["hidden_state_layers"], config["num_hidden_layers"]]
+    corpus = Corpus(tokens, OnDisk(artifact(folder, "hidden_states"), tokens, layers))
+    plan = Plan(corpus, values["train"], shuffle=True, window=32)
+    return frozen, draft, config, ((step.documents, corpus) for step in plan.from_step(0))
 
 
 def rows_of(corpus: Any, documents: Any) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def test_values_have_the_shape_of_the_resolved_spec() -> None:
         "data": {
             "sources": [{"file": "../prompts/train.jsonl", "rows": None}], "system_prompt": None,
             "responses": {"from": "verifier", "temperature": 0.0, "top_p": 1.0, "max_tokens": 512, "seed": 0},
-            "sequence_length": None, "validation": {"share": 0.05, "sources": []}, "shuffle": True, "shard_rows": 256,
+            "sequence_length": None, "validation": {"share": 0.05, "sources": []}, "shuffle": True,
+            "shuffle_window": 32, "shard_rows": 256,
         },
         "train": {
             "epochs": 3, "steps": None, "batch_tokens": 8192,

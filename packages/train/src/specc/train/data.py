@@ -1,41 +1,19 @@
-"""Training data: documents of tokens and hidden states, their order, and packed batches of them."""
+"""Training data: documents of tokens and hidden states, and packed batches of them."""
 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import overload
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from specc.core.errors import Exit, SpeccError
-from specc.train.determinism import stream
 from specc.train.models import Batch, DraftModel, Reading
 from specc.train.models.rows import depths
-
-OPEN_FILES: Final = 64
-OPEN_BATCHES: Final = 32
-"""Batches that are still being filled at once: more pack tighter, and mix an epoch's order more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A row of the corpus that has something to learn.
-
-    `start` and `tokens` place it in its shard; `rows` are the draft's rows up to its last target: later ones
-    would be seen by no counted query. `row` is its number in `conversations`.
-    """
-
-    shard: int
-    start: int
-    tokens: int
-    rows: int
-    row: int
+from specc.train.states import Document, OpenFiles, States
 
 
 class Documents(Sequence[Document]):
@@ -63,42 +41,39 @@ class Documents(Sequence[Document]):
         """The tokens of all of them."""
         return int(self._columns[:, 2].sum())
 
-    @property
+    @cached_property
     def rows(self) -> list[int]:
         """The rows of each."""
         return self._columns[:, 3].tolist()
 
+    @property
+    def firsts(self) -> Tensor:
+        """The place of each shard's first one, int64 `[shards + 1]`: they are in the order of the shards."""
+        shards = self._columns[:, 0].contiguous()
+        return torch.searchsorted(shards, torch.arange(int(shards[-1]) + 2 if len(shards) else 1, dtype=torch.int32))
+
+    def of(self, shards: Sequence[int]) -> Documents:
+        """Those of some shards."""
+        return Documents([self._columns[torch.isin(self._columns[:, 0], torch.tensor(shards, dtype=torch.int32))]])
+
 
 class Corpus:
-    """The artifacts `tokens` and `hidden_states`, read shard by shard through the page cache."""
+    """The artifact `tokens`, read shard by shard through the page cache, and the hidden states of its documents."""
 
-    def __init__(self, tokens: Path, hidden: Path, layers: Sequence[int], last: int) -> None:
-        """Open the shards and find the documents; `layers` are the draft's, `last` the verifier's number of layers.
-
-        Raises `SpeccError` if the hidden states are of other tokens or other layers.
-        """
-        self._files: OrderedDict[Path, Any] = OrderedDict()
-        index, states = (json.loads((folder / "index.json").read_text()) for folder in (tokens, hidden))
-        wanted = [*layers, last]
-        if missing := [layer for layer in wanted if layer not in states["layers"]]:
-            raise SpeccError(f"the hidden states have layers {states['layers']} and no layer {missing[0]}",
-                             where=str(hidden), code=Exit.STAGE)  # fmt: skip
-        self._layers = [states["layers"].index(layer) for layer in wanted]
-        pairs = list(zip(index["shards"], states["shards"], strict=False))
-        if len(index["shards"]) != len(states["shards"]) or any(a["sha256"] != b["tokens_sha256"] for a, b in pairs):
-            raise SpeccError("the hidden states were made from other tokens", where=str(hidden),
-                             hint="build both again from one plan: `specc build`", code=Exit.STAGE)  # fmt: skip
-        self._tokens = [tokens / shard["file"] for shard, _ in pairs]
-        self._hidden = [hidden / shard["file"] for _, shard in pairs]
-        found = [self._scan(number) for number in range(len(pairs))]
+    def __init__(self, tokens: Path, states: States) -> None:
+        """Open the shards of tokens and find the documents; nothing is read of the hidden states yet."""
+        self._files, self._states = OpenFiles(), states
+        shards = json.loads((tokens / "index.json").read_text())["shards"]
+        self._tokens = [tokens / shard["file"] for shard in shards]
+        found = [self._scan(number) for number in range(len(shards))]
         self.training = Documents([columns[~held] for columns, held in found])
         self.validation = Documents([columns[held] for columns, held in found])
-        self.left_out = sum(shard["rows"] for shard, _ in pairs) - len(self.training) - len(self.validation)
+        self.left_out = sum(shard["rows"] for shard in shards) - len(self.training) - len(self.validation)
         """Rows without an assistant's token that a draft could propose."""
 
     def _scan(self, shard: int) -> tuple[Tensor, Tensor]:
         """Return a shard's documents, int32 `[documents, 5]`, and which of them are held out, bool `[documents]`."""
-        file = self._open(self._tokens[shard])
+        file = self._files[self._tokens[shard]]
         offsets, split, numbers, mask = (file.get_tensor(name) for name in ("offsets", "split", "row", "loss_mask"))
         starts, sizes = offsets[:-1], offsets.diff()
         owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)  # [tokens]
@@ -111,15 +86,18 @@ class Corpus:
     def read(self, document: Document, tokens: int | None = None) -> Reading:
         """Return a document's first `tokens`, or all of them."""
         start, count = document.start, document.tokens if tokens is None else tokens
-        file, states = self._open(self._tokens[document.shard]), self._open(self._hidden[document.shard])
-        ids = file.get_slice("input_ids")[start : start + count].to(torch.int64)
-        hidden = states.get_slice("hidden_states")[start : start + count][:, self._layers]
-        return Reading(ids, hidden[:, :-1], hidden[:, -1])
+        ids = self._files[self._tokens[document.shard]].get_slice("input_ids")[start : start + count]
+        hidden = self._states.read(document, count)
+        return Reading(ids.to(torch.int64), hidden[:, :-1], hidden[:, -1])
+
+    def done(self, shards: Sequence[int]) -> None:
+        """Say that an epoch is done with shards, save for the documents that are held out."""
+        self._states.done(shards, keep=self.validation.of(shards))
 
     def mask(self, document: Document, tokens: int | None = None) -> Tensor:
         """Return what the assistant wrote of a document's first `tokens`, or of all, bool `[tokens]`."""
         start, count = document.start, document.tokens if tokens is None else tokens
-        file = self._open(self._tokens[document.shard])
+        file = self._files[self._tokens[document.shard]]
         return file.get_slice("loss_mask")[start : start + count].to(torch.bool)
 
     def batch(
@@ -142,40 +120,3 @@ class Corpus:
         readings = [self.read(documents[place], documents[place].rows + 2) for place in own]
         content = model.pack(readings, [chosen[place] for place in own], normed)
         return Batch(content, idle=rank >= len(documents))
-
-    def _open(self, path: Path) -> Any:
-        file = self._files.pop(path, None) or safe_open(path, framework="pt").__enter__()
-        self._files[path] = file
-        if len(self._files) > OPEN_FILES:
-            self._files.popitem(last=False)[1].__exit__(None, None, None)
-        return file
-
-
-def epoch_batches(documents: Documents, batch_tokens: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
-    """Return an epoch's batches, as places in `documents`: a pure function of these, the seed and the epoch.
-
-    Each document goes into the first open batch with room for its rows; the oldest open batch is closed when
-    there are too many. No batch has more than `batch_tokens` rows.
-    """
-    rows = documents.rows
-    if rows and max(rows) > batch_tokens:
-        document = documents[rows.index(max(rows))]
-        raise SpeccError(f"row {document.row} has {document.rows} positions and a batch takes {batch_tokens}",
-                         hint="raise `train.batch_tokens` to at least `data.sequence_length`",
-                         code=Exit.STAGE)  # fmt: skip
-    order = range(len(documents))
-    if shuffle:
-        order = torch.randperm(len(documents), generator=stream(seed, "draft", "order", epoch)).tolist()
-    done: list[list[int]] = []
-    filling: list[tuple[int, list[int]]] = []
-    for place in order:
-        for number, (used, batch) in enumerate(filling):
-            if used + rows[place] <= batch_tokens:
-                batch.append(place)
-                filling[number] = (used + rows[place], batch)
-                break
-        else:
-            filling.append((rows[place], [place]))
-            if len(filling) > OPEN_BATCHES:
-                done.append(filling.pop(0)[1])
-    return done + [batch for _, batch in filling]

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty
 from specc.core.stage import Stage
 from specc.train.checkpoints import Checkpoints, Progress
-from specc.train.data import Corpus, Document, epoch_batches
+from specc.train.data import Corpus
 from specc.train.determinism import set_determinism, stream
 from specc.train.engine import Engine
 from specc.train.initial import initial_weights
@@ -28,7 +28,9 @@ from specc.train.loggers import Logs, logged
 from specc.train.losses import check_losses
 from specc.train.models import Batch, DraftModel, build, read_verifier
 from specc.train.optim import learning_rate
+from specc.train.order import Plan, packed
 from specc.train.phases import Phase
+from specc.train.states import Document, OnDisk
 from specc.train.validation import Validation
 
 DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -48,7 +50,8 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
     The best epoch is the one with the highest simulated mean acceptance length, not the lowest loss: what is
     served is a walk over drafts, and the loss averages over places where no draft starts.
     """
-    draft, train, config = stage.params["draft"], stage.params["train"], stage.params["verifier"]["config"]
+    draft, train, data = (stage.params[name] for name in ("draft", "train", "data"))
+    config = stage.params["verifier"]["config"]
     losses = check_losses(train["loss"])
     set_determinism(int(stage.facets["threads"]))
     clock = Clock()
@@ -56,15 +59,16 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
     with clock("read"):
         d2t = _vocabulary(stage)
         frozen = read_verifier(stage.input("verifier"), config, d2t, DTYPES[train["precision"]])
-        corpus = Corpus(stage.input("tokens"), stage.input("hidden_states"),
-                        algorithm(draft["algorithm"]).layers(draft), config["num_hidden_layers"])  # fmt: skip
-        plan = Plan(corpus, train, shuffle=stage.params["data"]["shuffle"])
+        layers = [*algorithm(draft["algorithm"]).layers(draft), config["num_hidden_layers"]]
+        tokens = stage.input("tokens")
+        corpus = Corpus(tokens, OnDisk(stage.input("hidden_states"), tokens, layers))
+        plan = Plan(corpus, train, shuffle=data["shuffle"], window=data["shuffle_window"])
         if phase.until is not None and phase.until >= plan.total:
             raise SpeccError(f"a phase of `runtime.train.ranks` ends after step {phase.until}, and the training has"
                              f" {plan.total} steps", code=Exit.INPUT,
                              hint="give the phase an earlier end, or remove the ones after it")  # fmt: skip
         _say(stage, corpus)
-        fixed = epoch_batches(corpus.validation, train["batch_tokens"], seed=0, epoch=0, shuffle=False)
+        fixed = packed(corpus.validation, range(len(corpus.validation)), train["batch_tokens"])
         steps, _ = algorithm(draft["algorithm"]).drafted(draft)
         validate = Validation(corpus, fixed, frozen, losses, steps)
 
@@ -88,22 +92,17 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
                         watched=bool(stage.job.context.get("loggers")))  # fmt: skip
         progress, best = (saved.progress, saved.best) if saved else (Progress(), None)
     first = engine.rank == 0
-    if saved is None:
-        with clock("validation"):
-            if first:
-                progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
-                logs.epoch(0, progress.initial)
-    else:
+    if saved is not None:
         stage.note(f"training goes on after step {progress.step} of {plan.total}")
 
     save_every, positions, said = int(stage.job.context.get("save_every", 0)), 0, 0.0
     end = min(plan.total, phase.until or plan.total)
-    for epoch, place, documents in plan.from_step(progress.step):
+    for step in plan.from_step(progress.step):
         if progress.step >= end:
             break
         spent = clock.seconds["data"] + clock.seconds["step"]
         with clock("data"):
-            batch = batch_of(documents, progress.step)
+            batch = batch_of(step.documents, progress.step)
         if saved is not None:
             with clock("start"):
                 engine.take_up(saved.state, batch, losses)
@@ -116,7 +115,7 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
                              hint="lower `train.optimizer.learning_rate`, or set `train.precision: fp32`")  # fmt: skip
         progress.step += 1
         progress.losses.append(loss)
-        rows, whole = sum(document.rows for document in documents), clock.seconds["data"] + clock.seconds["step"]
+        rows, whole = sum(document.rows for document in step.documents), clock.seconds["data"] + clock.seconds["step"]
         positions += rows
         rate_now = positions / whole
         for text in logs.step(progress.step, loss=loss, learning_rate=rate, gradient_norm=engine.gradient_norm,
@@ -124,9 +123,11 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
             stage.warn(text)
         if time.monotonic() - said > EVERY or progress.step == plan.total:
             said = time.monotonic()
-            text = f"epoch {epoch} of {plan.epochs}, loss {loss:.3f}, {rate_now:.0f} tokens/s"
+            text = f"epoch {step.epoch} of {plan.epochs}, loss {loss:.3f}, {rate_now:.0f} tokens/s"
             stage.progress(progress.step, plan.total, "steps", text)
-        ends = progress.step == plan.total or place + 1 == len(plan.epoch(epoch))
+        if step.done:
+            corpus.done(step.done)
+        ends = step.last or progress.step == plan.total
         if not (ends or progress.step == end or (save_every and progress.step % save_every == 0)):
             continue
         with clock("checkpoint"):
@@ -134,12 +135,15 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
         if ends:
             with clock("validation"):
                 mean = math.fsum(progress.losses) / len(progress.losses)
+                if first and not progress.initial:  # not before, so that no state is needed before the first step's
+                    progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
+                    logs.epoch(0, progress.initial)
                 if first:
                     weights = {name: state[name] for name in initial}
-                    progress.epochs.append({"epoch": epoch, "loss": mean, **validate(model(weights))})
+                    progress.epochs.append({"epoch": step.epoch, "loss": mean, **validate(model(weights))})
                     logs.epoch(progress.step, progress.epochs[-1])
-                    if _best(progress.epochs, validated=bool(corpus.validation)) == epoch:
-                        progress.best, best = epoch, weights
+                    if _best(progress.epochs, validated=bool(corpus.validation)) == step.epoch:
+                        progress.best, best = step.epoch, weights
                 progress.losses = []
         with clock("checkpoint"):
             if first:
@@ -164,47 +168,6 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
     _write(stage.output, initial, best, metrics)
     if positions:
         stage.record["tokens_per_second"] = round(positions / (clock.seconds["step"] + clock.seconds["data"]), 1)
-
-
-class Plan:
-    """Which documents each optimizer step sees: known before the first, and from any step on."""
-
-    def __init__(self, corpus: Corpus, train: Mapping[str, Any], *, shuffle: bool) -> None:
-        if not corpus.training:
-            raise SpeccError("there is nothing to train on: no training row has a response of two tokens or more",
-                             hint="look at the loss masks: `specc explain data`", code=Exit.STAGE)  # fmt: skip
-        self._corpus, self._train, self._shuffle = corpus, train, shuffle
-        self._cache: dict[int, list[list[int]]] = {}
-        self.tokens = corpus.training.tokens
-        self.epochs, self.total = 0, 0
-        wanted_epochs, wanted_steps = train["epochs"], train["steps"]
-        if wanted_epochs is None and wanted_steps is None:
-            raise SpeccError("training has no end", hint="set `train.epochs` or `train.steps`", code=Exit.INPUT)
-        while (wanted_epochs is None or self.epochs < wanted_epochs) and (
-            wanted_steps is None or self.total < wanted_steps
-        ):
-            self.epochs += 1
-            self.total += len(self.epoch(self.epochs))
-        if wanted_steps is not None:
-            self.total = min(self.total, wanted_steps)
-
-    def epoch(self, number: int) -> list[list[int]]:
-        """Return the batches of an epoch, counted from 1, as places in the corpus' training documents."""
-        if number not in self._cache:
-            size, seed = self._train["batch_tokens"], self._train["seed"]
-            batches = epoch_batches(self._corpus.training, size, seed=seed, epoch=number, shuffle=self._shuffle)
-            self._cache = {number: batches}
-        return self._cache[number]
-
-    def from_step(self, step: int) -> Iterator[tuple[int, int, list[Document]]]:
-        """Yield `(epoch, place in the epoch, documents)` of every step from `step` on, the first being step 0."""
-        before = 0
-        for epoch in range(1, self.epochs + 1):
-            batches = self.epoch(epoch)
-            for place, batch in enumerate(batches):
-                if step <= before + place < self.total:
-                    yield epoch, place, [self._corpus.training[document] for document in batch]
-            before += len(batches)
 
 
 class Clock:

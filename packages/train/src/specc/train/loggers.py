@@ -281,11 +281,12 @@ class WandB:
         self._run: Any = wandb.init(project=os.environ.get("WANDB_PROJECT", run.project), name=run.name, id=run.id,
                                     resume="allow", dir=str(run.folder), config=dict(run.parameters),
                                     settings=quiet)  # fmt: skip
+        self._run.define_metric("*", step_metric="step")
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Hand rows to wandb's own process; those of an epoch stand at the step that they came after."""
+        """Hand rows to wandb's own process, with their steps as a value: its own can only grow."""
         for row in rows:
-            self._run.log(dict(row.values), step=row.step)
+            self._run.log({**row.values, "step": row.step})
 
     def close(self) -> None:
         """Wait for what was handed over."""

@@ -207,5 +207,8 @@ class Data(Section):
     below 1, otherwise a number. Default: 0."""
     shuffle: bool = True
     """Whether each epoch has an order of its own, drawn from `train.seed`."""
+    shuffle_window: Annotated[int, Field(ge=1)] = 32
+    """Number of shards whose conversations are mixed with one another. An epoch is trained window by window, so that
+    only their hidden states are needed at a time; more shards mix better."""
     shard_rows: Annotated[int, Field(ge=1, le=65536)] = 256
     """Number of conversations in a shard, the unit of work that survives an interruption."""
