@@ -12,7 +12,12 @@ from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, human, paint, p
 from specc.core.compiler import compile_builds
 from specc.core.errors import Exit
 
-_STATES = {"hit": ("current", "green"), "build": ("stale", "yellow"), "build?": ("stale?", "cyan")}
+_STATES = {
+    "hit": ("current", "green"),
+    "build": ("stale", "yellow"),
+    "build?": ("stale?", "cyan"),
+    "stream": ("stream", "blue"),
+}
 
 
 @click.command("status", short_help="which artifacts exist, which are stale")
@@ -33,9 +38,7 @@ def command(spec: Path, profile: Path | None, only: tuple[str, ...], json: bool)
     width = max(len(decision.stage.name) for decision in decisions)
     click.echo(f"{'stage':<{width}}  state    artifact      size     why")
     for decision in decisions:
-        word, name = (
-            ("missing", "red") if decision.last is None and decision.action != "hit" else _STATES[decision.action]
-        )
+        word, name = ("missing", "red") if decision.last is None and decision.due else _STATES[decision.action]
         digest = decision.digest or (decision.last.digest if decision.last else None)
         size = human(compiled.store.manifest(digest).size) if decision.action == "hit" and digest else ""
         why = "" if decision.action == "hit" else reason(compiled, decision)

@@ -64,7 +64,8 @@ class Attendants:
         with writing(work.parent):
             shutil.rmtree(output, ignore_errors=True)  # of the one that died
             output.mkdir(parents=True)
-        job = replace(attendant.job, work=str(work), output=str(output), units=main.job.units)
+        units = main.job.units if attendant.job.stage == main.job.stage else attendant.job.units
+        job = replace(attendant.job, work=str(work), output=str(output), units=units)
         place.running = Running(job, attendant.package, main.path.with_suffix("") / f"{attendant.name}.log", self._lock)
         place.starts, place.over = place.starts + 1, False
         selector.register(place.running, EVENT_READ)

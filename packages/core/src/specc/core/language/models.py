@@ -351,8 +351,8 @@ class Spec(Section):
         """Return the tree of values in plain JSON types; None stands for what is derived later.
 
         Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, of a source, of a file of prompts, of
-        samples, template and endpoint, and of what is done with rows only what the spec gives is in it; the `rows` of a
-        source are always.
+        samples, template and endpoint, and of what is done with rows and hidden states only what the spec gives is in
+        it; the `rows` of a source are always.
         """
         tree = self.model_dump(by_alias=True)
         data = tree["data"]
@@ -361,7 +361,7 @@ class Spec(Section):
                 del item[name]
             if "columns" in item:
                 item["columns"] = _given(item["columns"])
-        for name in ("filters", "bad_rows"):
+        for name in ("filters", "bad_rows", "hidden_states"):
             if (value := data.pop(name)) not in (None, 0):
                 data[name] = _given(value) if isinstance(value, dict) else value
         responses, datagen = tree["data"]["responses"], tree["runtime"]["datagen"]

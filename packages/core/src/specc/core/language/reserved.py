@@ -13,7 +13,6 @@ _EXACT: Final = "remove it: it changes what is computed, which no test holds to 
 
 RESERVED: Final[Mapping[str, str]] = {
     # dotted path (`*` for an index of a list), or path=value: what to do instead
-    "data.hidden_states": "remove it: hidden states are kept on disk",
     "evaluate.prompts.*.url": _HUB_DATA,
     "evaluate.prompts.*.split": "name a file of the data set: `path: question.jsonl`",
     **{f"train.deepspeed.{name}": _PRINTS for name in (

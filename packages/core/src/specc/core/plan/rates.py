@@ -149,6 +149,11 @@ class Run:
         return int(number(self.record.get("workers")) or 1)
 
     @property
+    def streamed(self) -> bool:
+        """Whether hidden states were computed beside it."""
+        return bool(self.manifest.keys.keys() - self.manifest.inputs.keys())
+
+    @property
     def remote(self) -> bool:
         """Whether an endpoint computed."""
         return not repeats(self.manifest.stage, self.manifest.params)

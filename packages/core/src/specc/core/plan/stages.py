@@ -30,6 +30,8 @@ class StageRow:
     numerics class's parts (those that the class lacks are left out). `lineage` puts the keys of all ancestors
     into the parameters, for a stage that writes them down. `context` reaches the job and no key. `devices` are those
     on which the stage can do its work, None for any. `workers` is the number of processes that make its units.
+    `by_key` are inputs that its key names by the keys of the stages that make them, and not by their content. A stage
+    that is `streamed` has no artifact: it is run beside those that read it.
     """
 
     name: str
@@ -42,6 +44,8 @@ class StageRow:
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     devices: tuple[str, ...] | None = None
     workers: int = 1
+    by_key: tuple[str, ...] = ()
+    streamed: bool = False
 
     @property
     def package(self) -> str:
@@ -217,7 +221,13 @@ def _hidden_states(values: Values) -> StageRow:
         inputs={"tokens": "tokens", "verifier": "verifier"},
         facets=_VLLM,
         workers=workers(values),
+        streamed=streams(values),
     )  # fmt: skip
+
+
+def streams(values: Values) -> bool:
+    """Tell whether hidden states are computed while the draft trains."""
+    return (values["data"].get("hidden_states") or {}).get("from") == "stream"
 
 
 def layers_of(draft: Values) -> list[int]:
@@ -270,8 +280,18 @@ def _draft(values: Values) -> StageRow:
                 **_vocabulary_input(values), **({"converted": "converted"} if converts else {})},
         files=tuple(f"init/{name}" for name in init["files"]) if init and not converts else (),
         facets=("device", "isa", "threads", "ranks", "torch", "deepspeed"),
-        context={"save_every": values["train"]["save_every"], **_logging(values)},
+        context={"save_every": values["train"]["save_every"], **_streaming(values), **_logging(values)},
+        by_key=("hidden_states",),
     )  # fmt: skip
+
+
+def _streaming(values: Values) -> dict[str, Any]:
+    """Return what a training needs to know of a stream, nothing if there is none."""
+    if not streams(values):
+        return {}
+    data = values["data"]
+    ahead = data["hidden_states"].get("ahead") or data["shuffle_window"]
+    return {"stream": {"ahead": ahead, "keep": data["hidden_states"]["keep"]}}
 
 
 def _logging(values: Values) -> dict[str, Any]:
@@ -285,7 +305,7 @@ def _checkpoint(values: Values) -> StageRow:
         name="checkpoint",
         version=1,
         params=pick(values, "version", "name", "verifier", "draft", "data", "train", "export", "date",
-                    without=(*_NOT_TRAINED, *PACE, "verifier.model", "verifier.asked_revision")),
+                    without=(*_NOT_TRAINED, *PACE, "verifier.model", "verifier.asked_revision", "data.hidden_states")),
         inputs={"draft": "draft", "verifier": "verifier", **_vocabulary_input(values)},
         lineage=True,
     )  # fmt: skip
