@@ -96,7 +96,7 @@ class Stage:
         left = [(unit, stored) for unit in units if not _is_there(stored := self._stored(unit))]
         made, total = {unit.name for unit, _ in left}, sum(unit.amount for unit in units)
         # A worker counts what it makes itself, and the compiler adds all up.
-        done = 0 if self.worker else total - sum(unit.amount for unit, _ in left)
+        done, own = 0 if self.worker else total - sum(unit.amount for unit, _ in left), 0
         if left:
             self.progress(done, total, of)
 
@@ -112,13 +112,13 @@ class Stage:
                         busy.append((unit, stored))
                     elif not _is_there(stored):
                         self._make(unit, stored, tell)
-                        done += unit.amount
+                        done, own = done + unit.amount, own + 1
                         self.progress(done, total, of)
             if len(busy) == len(left):
                 time.sleep(POLL)
             left = busy
         if self.workers > 1:
-            self.record["workers"] = self.workers
+            self.record |= {"workers": self.workers, "own_units": own}
         if not self.worker:
             made |= self._assemble(units, tell)
             self.progress(total, total, of)

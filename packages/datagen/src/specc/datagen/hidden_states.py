@@ -46,6 +46,11 @@ def hidden_states(stage: Stage) -> None:
     Layer id l is the input of decoder layer l, residual added; the last id, the number of layers, is the output
     of the last layer before the final norm. Raises `SpeccError` if vLLM gives back anything else.
     """
+    if "stream" in stage.job.context:
+        from specc.datagen.produced import produce
+
+        produce(stage)
+        return
     params, source, verifier = stage.params, stage.input("tokens"), stage.job.inputs["verifier"]
     config, index = params["verifier"]["config"], read_index(source)
     layers = layers_of(params)
@@ -96,8 +101,11 @@ class Shards:
         self.captured, self.seconds = 0, 0.0
         """Tokens of the shards that were written, and the time that it took."""
 
-    def write(self, tokens: Path, path: Path, tell: Tell) -> None:
-        """Write the hidden states of a shard of tokens at `path`."""
+    def write(self, tokens: Path, path: Path, tell: Tell, held: Path | None = None) -> None:
+        """Write the hidden states of a shard of tokens at `path`, and at `held` those of its held-out rows alone.
+
+        The latter is as long, and has holes where the other rows would be.
+        """
         stage, layers, config = self._stage, self._layers, self._stage.params["verifier"]["config"]
         if self._engine is None:
             tell(0, "starting vLLM")
@@ -108,9 +116,13 @@ class Shards:
         ids, offsets = tensors["input_ids"].tolist(), tensors["offsets"].tolist()
         rows = [ids[start:end] for start, end in pairwise(offsets)]
         began, through = time.monotonic(), 0
-        place = states_file(path, (len(ids), len(layers), config["hidden_size"]), self._engine.dtype)
+        shape = (len(ids), len(layers), config["hidden_size"])
+        place = states_file(path, shape, self._engine.dtype)
+        aside = states_file(held, shape, self._engine.dtype) if held else None
         for row, states in self._engine.run(rows):
             place[offsets[row] : offsets[row + 1]] = states
+            if aside is not None and tensors["split"][row]:
+                aside[offsets[row] : offsets[row + 1]] = states
             through += len(states)
             tell(through, "")
         self.captured, self.seconds = self.captured + through, self.seconds + time.monotonic() - began

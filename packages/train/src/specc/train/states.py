@@ -75,6 +75,11 @@ class OnDisk:
     def done(self, shards: Sequence[int], keep: Sequence[Document]) -> None:
         """Do nothing: what is not read for long leaves the page cache by itself."""
 
+    def close(self, shards: Sequence[int]) -> None:
+        """Let go of shards whose files are to be removed: an open one would keep its place on the disk."""
+        for shard in shards:
+            self._files.close(self._shards[shard])
+
 
 class OpenFiles:
     """safetensors files that are open, the last `OPEN_FILES` that were asked for."""
@@ -88,3 +93,8 @@ class OpenFiles:
         if len(self._files) > OPEN_FILES:
             self._files.popitem(last=False)[1].__exit__(None, None, None)
         return file
+
+    def close(self, path: Path) -> None:
+        """Close a file, if it is open."""
+        if (file := self._files.pop(path, None)) is not None:
+            file.__exit__(None, None, None)
