@@ -85,5 +85,5 @@ def test_what_a_stream_holds(states: dict[str, Any], rows: int, share: float, of
     corpus = Corpus(
         rows=rows, text=0, asked=50 * rows, answered=50 * rows, held=0.1, prompts=1, prompt=1, complete=True
     )
-    assert alive(some, corpus) == pytest.approx(share)
+    assert alive(some["data"], rows, 0.1) == pytest.approx(share)
     assert captures(some, corpus) == often

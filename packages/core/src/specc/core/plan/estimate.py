@@ -125,11 +125,11 @@ def _streamed(
     own: Estimate, beside: Estimate, values: Values, corpus: Corpus, *, counted: bool, together: bool
 ) -> Estimate:
     """Return what training takes with the hidden states that are computed beside it; `together` on the same cores."""
-    seconds = own.seconds
+    seconds, share = own.seconds, alive(values["data"], corpus.rows, corpus.held)
     if not counted:
         capture = beside.seconds * captures(values, corpus)
         seconds = own.seconds + capture if together else max(own.seconds, capture)
-    return replace(own, seconds=seconds, disk=own.disk + round(beside.disk * alive(values, corpus)),
+    return replace(own, seconds=seconds, disk=own.disk + round(beside.disk * share),
                    memory=own.memory + beside.memory, complete=own.complete and beside.complete,
                    measured=own.measured and (counted or beside.measured))  # fmt: skip
 
