@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from small import make_verifier  # noqa: E402
 from specc.core.errors import SpeccError  # noqa: E402
 from specc.core.files import pretty, sha256_file, tensor_headers  # noqa: E402
-from specc.datagen.hidden_states import batches, lock_of, read_states, released, states_file  # noqa: E402
+from specc.datagen.hidden_states import batches, lock_of, read_by_training, read_states, released  # noqa: E402
+from specc.train.states import Format  # noqa: E402
 from values import values  # noqa: E402
 from vllm_runs import facts, keep_first_unit, run  # noqa: E402
 
@@ -36,7 +39,7 @@ def write_tokens(folder: Path, shards: list[list[int]]) -> Path:
         name = f"shards/{number:05d}.safetensors"
         tensors = {
             "input_ids": torch.randint(3, 380, (sum(lengths),), generator=draw, dtype=torch.int32),
-            "loss_mask": torch.ones(sum(lengths), dtype=torch.uint8),
+            "loss_mask": torch.tensor([mark == "x" for row in lengths for mark in mask(row)], dtype=torch.uint8),
             "offsets": offsets,
             "row": torch.arange(row, row + len(lengths)),
             "split": torch.zeros(len(lengths), dtype=torch.uint8),
@@ -48,6 +51,17 @@ def write_tokens(folder: Path, shards: list[list[int]]) -> Path:
     sums = {key: sum(shard[key] for shard in index) for key in ("rows", "tokens", "trained_tokens")}
     (folder / "index.json").write_text(pretty({**sums, "cut": 0, "left_out": {}, "shards": index}))
     return folder
+
+
+def mask(length: int) -> str:
+    """What of a row is the assistant's: not its first tokens, and not its last one."""
+    return ("..." + "x" * length + ".")[:length] if length < 50 else "..." + "x" * (length - 4) + "."
+
+
+def states(path: Path, lengths: list[int], dtype: torch.dtype) -> list[torch.Tensor]:
+    """The states of a shard's rows, zeros where none are kept."""
+    with safe_open(path, "pt") as file:
+        return [Format([0, 1, 2, 3], 64, dtype).read(file, row, length) for row, length in enumerate(lengths)]
 
 
 SHARDS = [[LENGTH, 1, 40, 17, 96, 3, 80], [], [33, 64, 2]]
@@ -81,14 +95,16 @@ def test_they_are_the_verifiers(tmp_path: Path) -> None:
     for number, lengths in enumerate(SHARDS):
         packed = load_file(tokens / f"shards/{number:05d}.safetensors")
         path = output / f"shards/{number:05d}.safetensors"
-        found = load_file(path)["hidden_states"]
-        assert (found.shape, found.dtype) == ((sum(lengths), 4, 64), torch.float32)
-        assert [header.name for header in tensor_headers(path)] == ["hidden_states"]
-        for start, end in pairwise(packed["offsets"].tolist()):
+        found = states(path, lengths, torch.float32)
+        assert [header.name for header in tensor_headers(path)] == ["blocks", "offsets", "tokens"]
+        for row, (start, end) in enumerate(pairwise(packed["offsets"].tolist())):
             with torch.no_grad():
-                states = model(packed["input_ids"][None, start:end].long(), output_hidden_states=True).hidden_states
-            expected = torch.stack([*(states[layer][0] for layer in LAYERS), last.pop()], dim=1)
-            torch.testing.assert_close(found[start:end], expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+                seen = model(packed["input_ids"][None, start:end].long(), output_hidden_states=True).hidden_states
+            expected = torch.stack([*(seen[layer][0] for layer in LAYERS), last.pop()], dim=1)
+            kept = mask(end - start).rfind("xx") + 1
+            expected[kept:] = 0
+            torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+            assert kept == end - start - 2 or end - start < 50, "all but the last target and what follows it"
     assert not list((tmp_path / "run" / "work" / "captured").iterdir())
     assert events[-1].record["tokens"] == sum(map(sum, SHARDS))
     assert {event.unit for event in events if event.event == "progress"} == {"tokens"}
@@ -104,19 +120,18 @@ def test_the_bits_repeat_however_the_run_went(tmp_path: Path) -> None:
     again, events, _ = run("hidden_states", tmp_path / "again", params(verifier, "bfloat16"), inputs)
     for path in sorted((whole / "shards").iterdir()):
         assert path.read_bytes() == (again / "shards" / path.name).read_bytes()
-    assert load_file(again / "shards" / "00002.safetensors")["hidden_states"].dtype == torch.bfloat16
+    assert json.loads((again / "index.json").read_text())["dtype"] == "bfloat16"
+    size = sum((whole / "shards" / path.name).stat().st_size for path in (whole / "shards").iterdir())
+    assert size < 0.8 * sum(map(sum, SHARDS[::2])) * 4 * 64 * 2 + 2 * 4096
     assert events[-1].record["tokens"] == sum(SHARDS[2]) + 70
 
 
-def test_a_file_of_states_is_filled_in_place(tmp_path: Path) -> None:
-    states = torch.randn(5, 3, 8).to(torch.bfloat16)
-    place = states_file(tmp_path / "s.safetensors", (5, 3, 8), torch.bfloat16)
-    place[3:] = states[3:]
-    place[:3] = states[:3]
-    del place
-    assert torch.equal(load_file(tmp_path / "s.safetensors")["hidden_states"], states)
-    assert tensor_headers(tmp_path / "s.safetensors")[0].shape == (5, 3, 8)
-    assert ((tmp_path / "s.safetensors").stat().st_size - states.nbytes) % 64 == 0
+@pytest.mark.parametrize(
+    ("mask", "kept"),
+    [("", 0), ("x", 0), ("xx", 0), ("xxx", 2), ("..xxx", 4), ("..xx.xxx..", 7), ("..x.", 0), ("xx...", 0)],
+)
+def test_what_training_reads(mask: str, kept: int) -> None:
+    assert read_by_training(torch.tensor([mark == "x" for mark in mask], dtype=torch.bool)) == kept
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from specc.core.errors import SpeccError  # noqa: E402
+from specc.datagen.hidden_states import read_by_training  # noqa: E402
 from specc.train.data import Corpus  # noqa: E402
 from specc.train.models import build, trained  # noqa: E402
 from specc.train.models.rows import depths, even  # noqa: E402
 from specc.train.optim import learning_rate  # noqa: E402
-from specc.train.states import Document, OnDisk  # noqa: E402
+from specc.train.states import Document, Format, OnDisk  # noqa: E402
 from specc.train.verifier import read_verifier  # noqa: E402
 from train.world import DRAFT, LAYERS, SMALL, VERIFIER, World, corpus, stream  # noqa: E402
 
@@ -33,7 +36,10 @@ def test_a_batch_holds_what_the_shards_hold(world: World) -> None:
     data = corpus(world)
     assert (len(data.training), len(data.validation), data.left_out) == (36, 4, 0)
     shard = load_file(world.folder / "tokens/shards/00001.safetensors")
-    states = load_file(world.folder / "hidden_states/shards/00001.safetensors")["hidden_states"]
+    read = Format([0, 1, 2, 3], 64, torch.bfloat16).read
+    with safe_open(world.folder / "hidden_states/shards/00001.safetensors", "pt") as file:
+        parts = [read(file, row, size) for row, size in enumerate(shard["offsets"].diff().tolist())]
+    states = torch.cat(parts)
     frozen = read_verifier(world.folder / "verifier", VERIFIER, None, torch.float32)
     some = [document for document in data.training if document.row in {25, 31}]
     weights = {spec.name: torch.zeros(spec.shape) for spec in trained(DRAFT, VERIFIER)}
@@ -57,33 +63,42 @@ def test_a_batch_holds_what_the_shards_hold(world: World) -> None:
     assert targets.counted.shape[1] == even(place)
 
 
+class Nowhere:
+    """States that nobody may ask for."""
+
+    def read(self, document: Document, tokens: int) -> torch.Tensor:
+        raise AssertionError(document, tokens)
+
+    def done(self, shards: Sequence[int], keep: Sequence[Document]) -> None:
+        raise AssertionError(shards, keep)
+
+
 def test_documents_are_found_as_one_at_a_time(tmp_path: Path) -> None:
     """The scan of a whole shard against its plain twin: rows with nothing to learn, empty, all answer, of two turns."""
     masks = ["..xxx", "....", "", "xxxxx", "..x.", "..xx.xxx", "..x", "..xxxx"]
     flat = torch.tensor([mark == "x" for row in masks for mark in row], dtype=torch.uint8)
     offsets = torch.tensor([0, *(len(row) for row in masks)]).cumsum(0)
-    for name in ("tokens", "hidden_states"):
-        (tmp_path / name).mkdir()
     save_file({"input_ids": torch.arange(len(flat), dtype=torch.int32), "loss_mask": flat, "offsets": offsets,
                "row": torch.arange(100, 100 + len(masks)),
                "split": torch.tensor([0, 0, 0, 0, 1, 1, 0, 0], dtype=torch.uint8)},
-              tmp_path / "tokens/0.safetensors")  # fmt: skip
-    save_file({"hidden_states": torch.zeros(len(flat), 4, 8)}, tmp_path / "hidden_states/0.safetensors")
-    shard = {"file": "0.safetensors", "rows": len(masks), "tokens": len(flat)}
-    (tmp_path / "tokens/index.json").write_text(json.dumps({"shards": [shard | {"sha256": "a"}]}))
-    (tmp_path / "hidden_states/index.json").write_text(
-        json.dumps({"layers": [2, 3, 4, LAYERS], "shards": [shard | {"tokens_sha256": "a"}]})
-    )
-    data = Corpus(tmp_path / "tokens", OnDisk(tmp_path / "hidden_states", tmp_path / "tokens", [2, 3, 4, LAYERS]))
+              tmp_path / "0.safetensors")  # fmt: skip
+    shard = {"file": "0.safetensors", "rows": len(masks), "tokens": len(flat), "sha256": "a"}
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [shard]}))
+    data = Corpus(tmp_path, Nowhere())
     expected: list[Document] = []
     for place, row in enumerate(masks):
         proposed = (depths(torch.tensor([mark == "x" for mark in row], dtype=torch.bool)) >= 0).nonzero()
         if len(proposed):
             start = int(offsets[place])
-            expected.append(Document(0, start, len(row), int(proposed[-1]) - 1, 100 + place))
+            expected.append(Document(0, place, start, len(row), int(proposed[-1]) - 1, 100 + place))
     assert [*data.training, *data.validation] == sorted(expected, key=lambda one: one.row in {104, 105})
     assert data.left_out == len(masks) - len(expected) == 4
     assert data.training.tokens == sum(one.tokens for one in data.training)
+    for document in expected:
+        mask = data.mask(document)
+        assert read_by_training(mask) == document.rows + 1, "what is kept is what is read"
+    kept = [read_by_training(torch.tensor([mark == "x" for mark in row], dtype=torch.bool)) for row in masks]
+    assert sum(count > 0 for count in kept) == len(expected)
 
 
 def test_hidden_states_of_other_tokens_are_refused(world: World, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ SIZE = 40
 
 def documents(shards: list[int]) -> Documents:
     """Documents of 3 to 13 rows, so many in each shard."""
-    columns = [[shard, 0, 9, 3 + (7 * i) % 11, i] for shard, count in enumerate(shards) for i in range(count)]
-    return Documents([torch.tensor(columns, dtype=torch.int32).reshape(-1, 5)])
+    columns = [[shard, 0, 0, 9, 3 + (7 * i) % 11, i] for shard, count in enumerate(shards) for i in range(count)]
+    return Documents([torch.tensor(columns, dtype=torch.int32).reshape(-1, 6)])
 
 
 def plain(found: Documents, seed: int, epoch: int) -> list[list[int]]:
@@ -108,7 +108,7 @@ def test_batches_are_full() -> None:
 
 def test_a_document_longer_than_a_batch_is_refused() -> None:
     with pytest.raises(SpeccError, match="row 7 has 50 positions and a batch takes 40"):
-        epoch_windows(Documents([torch.tensor([[0, 0, 52, 50, 7]], dtype=torch.int32)]), SIZE, 1, seed=1, epoch=1,
+        epoch_windows(Documents([torch.tensor([[0, 0, 0, 52, 50, 7]], dtype=torch.int32)]), SIZE, 1, seed=1, epoch=1,
                       shuffle=True)  # fmt: skip
 
 

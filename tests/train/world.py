@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from specc.core.algorithms import vocabulary_of
 from specc.core.contracts import Input, Progress, StageJob, StageResult, load_event
 from specc.core.files import digest_of, directory_digest, entries, pretty, sha256_file
+from specc.datagen.encoding import ENCODING, StatesFile
+from specc.datagen.hidden_states import read_by_training
 from specc.train.data import Corpus
 from specc.train.states import OnDisk
 
@@ -123,13 +125,24 @@ class World:
                        "loss_mask": torch.tensor(masks[begin:end], dtype=torch.uint8),
                        "offsets": torch.tensor(offsets[a : b + 1]) - begin, "row": torch.arange(a, b),
                        "split": torch.tensor(split[a:b], dtype=torch.uint8)}, one)  # fmt: skip
-            save_file({"hidden_states": hidden[begin:end].to(self.dtype).contiguous()}, two)
+            with StatesFile(two, b - a, hidden.shape[1]) as file:
+                for row in range(a, b):
+                    mask = torch.tensor(masks[offsets[row] : offsets[row + 1]], dtype=torch.bool)
+                    file.add(hidden[offsets[row] :][: read_by_training(mask)].to(self.dtype))
             sizes = {"file": name, "rows": b - a, "tokens": end - begin}
             index.append({**sizes, "sha256": sha256_file(one)})
             states.append({**sizes, "sha256": sha256_file(two), "tokens_sha256": sha256_file(one)})
         (self.folder / "tokens" / "index.json").write_text(pretty({"shards": index}))
         (self.folder / "hidden_states" / "index.json").write_text(
-            pretty({"layers": [*DRAFT["hidden_state_layers"], LAYERS], "shards": states})
+            pretty(
+                {
+                    "layers": [*DRAFT["hidden_state_layers"], LAYERS],
+                    "hidden_size": HIDDEN,
+                    "encoding": ENCODING,
+                    "dtype": str(self.dtype).removeprefix("torch."),
+                    "shards": states,
+                }
+            )
         )
 
     def job(

@@ -2,8 +2,10 @@
 
     responses   tokens/s of the stage's writer over those of plain `LLM.generate`
     capture     tokens/s of the stage's hidden states over those of a plain prefill (one token written)
+    states      0.8 over the size of hidden states as they are written, (n + 1) · H · 2 bytes a token being 1
 
-Each side runs `ROUNDS` times, by turns, on engines of the same settings; the ratio is that of the best times.
+Beside them stand the ways in which the states of this run could be written, with their sizes and speeds. Of the others
+each side runs `ROUNDS` times, by turns, on engines of the same settings; the ratio is that of the best times.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ from specc.core.lock import machine_class
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 192
 ROUNDS = 3
+LARGEST = 0.8
+"""Bytes of hidden states on disk over those of the verifier's numbers, at most."""
+SAMPLE = 6000
+"""Tokens whose states the ways to write them are compared on."""
 SPEC = """\
 version: 1
 name: bench
@@ -47,21 +53,28 @@ def main() -> int:
         (folder / "bench.yaml").write_text(SPEC)
         build(folder, "bench.yaml", "tokens")
         found: dict[str, Any] = run(folder, __file__)
+    states = found.pop("states")
     ratios = {name: round(min(plain) / min(ours), 4) for name, (plain, ours, _) in found.items()}
     details = {
         name: {"plain_seconds": plain, "specc_seconds": ours, "tokens": tokens}
         for name, (plain, ours, tokens) in found.items()
     }
-    return keep("datagen", ratios, {"responses": 0.95, "capture": 0.9}, details)
+    ratios["states"] = round(LARGEST / states["size"], 4)
+    for name, row in states["encodings"].items():
+        print(f"{name:<40} {row['size']:.3f} of the size, writes {row['write']:.0f} MB/s, reads {row['read']:.0f} MB/s")
+    limits = {"responses": 0.95, "capture": 0.9, "states": 1.0}
+    return keep("datagen", ratios, limits, details | {"states": states})
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Return `{name: (seconds of plain vLLM, seconds of ours, tokens)}`."""
+    """Return `{name: (seconds of plain vLLM, seconds of ours, tokens)}`, and of `states` their sizes."""
+    import states as ways
     from safetensors.torch import load_file
     from vllm import SamplingParams
 
+    from specc.datagen.encoding import StatesFile
     from specc.datagen.engine import start, stop
-    from specc.datagen.hidden_states import Capture
+    from specc.datagen.hidden_states import Capture, read_by_training
     from specc.datagen.responses import Talk, Writer
     from specc.datagen.rows import read_rows
 
@@ -98,9 +111,22 @@ def measure(folder: Path) -> dict[str, Any]:
     stop(llm)
     layers = [*lock["draft"]["hidden_state_layers"], lock["verifier"]["config"]["num_hidden_layers"]]
     engine = Capture(verifier, lock, facets, layers, folder / "captured")
-    ours = [timed(lambda: [len(states) for _, states in engine.run(rows)]) for _ in range(ROUNDS + 1)][1:]
+    masks = [mask for shard in shards for mask in shard["loss_mask"].bool().split(shard["offsets"].diff().tolist())]
+    path = folder / "states.safetensors"
+
+    def capture() -> None:
+        with StatesFile(path, len(rows), len(layers)) as file:
+            for states, mask in zip(engine.run(rows), masks, strict=True):
+                file.add(states[: read_by_training(mask)])
+
+    ours = [timed(capture) for _ in range(ROUNDS + 1)][1:]
+    total = sum(len(row) for row in rows)
+    found["capture"] = (alone, ours, total)
+    few = next(count for count in range(1, len(rows) + 1) if sum(map(len, rows[:count])) >= min(SAMPLE, total))
+    sample = list(engine.run(rows[:few]))
     engine.close()
-    found["capture"] = (alone, ours, sum(len(row) for row in rows))
+    raw = total * len(layers) * lock["verifier"]["config"]["hidden_size"] * 2
+    found["states"] = {"size": round(path.stat().st_size / raw, 4), "encodings": ways.measure(sample)}
     return found
 
 

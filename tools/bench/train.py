@@ -6,6 +6,9 @@
     fp32_twin_of_gemm      FLOP/s of the fp32 twin over the measured rate of fp32 matrix products: a fair yardstick
     share_of_bf16_gemm     FLOP/s of the stage over the measured rate of bf16 matrix products
     speed_over_own_module  tokens/s of the stage over those of its own module in a loop without DeepSpeed
+    waiting                WAITING over the share of its training that the stage waited for data
+    packing_<rows>         WASTE over the share of a batch that stays empty, for as many rows as a shipped spec trains
+                           on, drawn from this run's, in batches of its size
 
 The stage is run by `specc build`, with DeepSpeed; its rate counts reading its data, and its first steps. The loops'
 first two steps are not counted, and the twin's data is read before. Each side runs `ROUNDS` times, by turns; the best
@@ -46,7 +49,10 @@ train:
 runtime: {{threads: 2}}
 """
 LIMITS = {"speed_over_bf16_twin": 1.3, "speed_over_fp32_twin": 4.0, "memory_of_fp32_twin": 1.0,
-          "fp32_twin_of_gemm": 0.5}  # fmt: skip
+          "fp32_twin_of_gemm": 0.5, "waiting": 1.0, "packing_6414": 1.0}  # fmt: skip
+WAITING, WASTE = 0.02, 0.03
+SETS = {912: 512, 6414: 1024}
+"""Training rows of `specs/quickstart.yaml` and `specs/smollm2-135m-eagle3.yaml`, and positions of a batch."""
 
 
 def main() -> int:
@@ -67,6 +73,7 @@ def main() -> int:
                 sides[dtype].append(run(folder, str(Path(__file__).with_name("twin.py")), dtype, str(STEPS)))
         ours, own, fp32, bf16 = (max(rounds, key=lambda one: one["tokens_per_second"]) for rounds in sides.values())
         same_losses(sides)
+        waste = run(folder, __file__, "pack")
     rate = ours["tokens_per_second"]
     ratios = {
         "speed_over_bf16_twin": rate / bf16["tokens_per_second"],
@@ -75,6 +82,8 @@ def main() -> int:
         "fp32_twin_of_gemm": fp32["tokens_per_second"] * fp32["flops"] / gemm["float32"],
         "share_of_bf16_gemm": rate * own["flops"] / gemm["bfloat16"],
         "speed_over_own_module": rate / own["tokens_per_second"],
+        "waiting": WAITING / max(waiting(ours), 1e-4),
+        **{f"packing_{rows}": WASTE / share for rows, share in waste.items()},
     }
     details = {
         "gflops": {dtype: round(flops / 1e9) for dtype, flops in gemm.items()},
@@ -82,6 +91,8 @@ def main() -> int:
         "tokens_per_second": {side: [round(one["tokens_per_second"]) for one in rounds]
                               for side, rounds in sides.items()},
         "peak_rss": {side: [one["peak_rss"] for one in rounds] for side, rounds in sides.items()},
+        "waiting_for_data": [round(waiting(one), 4) for one in sides["stage"]],
+        "empty_share_of_batches": waste,
         "mean_loss": {side: round(mean(rounds[0]["losses"]), 4) for side, rounds in sides.items()},
     }  # fmt: skip
     return keep("train", {name: round(ratio, 3) for name, ratio in ratios.items()}, LIMITS, details)
@@ -92,6 +103,30 @@ def stage(folder: Path, *options: str) -> dict[str, Any]:
     record = build(folder, "bench.yaml", "draft", *options)["draft"]
     metrics = json.loads((artifact(folder, "draft") / "metrics.json").read_text())
     return record | {"losses": [epoch["loss"] for epoch in metrics["epochs"]]}
+
+
+def waiting(record: dict[str, Any]) -> float:
+    """Return the share of its training that a stage waited for data."""
+    return record["parts"]["data"] / (record["parts"]["data"] + record["parts"]["step"])
+
+
+def pack(folder: Path) -> None:
+    """Print what share of their batches the shipped sets leave empty, in their first epoch."""
+    import torch
+
+    from specc.train.data import Documents
+    from specc.train.order import epoch_windows
+
+    _, _, _, steps = parts(folder)
+    known = torch.tensor([document.rows for documents, _ in steps for document in documents], dtype=torch.int32)
+    found: dict[int, float] = {}
+    for count, size in SETS.items():
+        rows = known[torch.randint(len(known), (count,), generator=torch.Generator().manual_seed(0))]
+        columns = torch.zeros(count, 6, dtype=torch.int32)
+        columns[:, 4] = rows
+        windows = epoch_windows(Documents([columns]), size, 1, seed=42, epoch=1, shuffle=True)
+        found[count] = round(1 - int(rows.sum()) / (size * sum(len(window.batches) for window in windows)), 4)
+    print(json.dumps(found))
 
 
 def artifact(folder: Path, stage: str) -> Path:
@@ -232,6 +267,8 @@ if __name__ == "__main__":
                 write(Path(sys.argv[1]))
             case "own":
                 own_module(Path(sys.argv[1]))
+            case "pack":
+                pack(Path(sys.argv[1]))
             case _:
                 gemm()
         raise SystemExit(0)

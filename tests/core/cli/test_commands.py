@@ -224,10 +224,10 @@ verifier       01234567  build   0 s     516 B   42 MB   never built here
 conversations  01234567  build   0 s     210 B   42 MB   never built here
 responses                build   12 s    2 kB    2.5 GB  never built here
 tokens                   build   0 s     2 kB    42 MB   never built here
-hidden_states            build   12 s    171 kB  2.5 GB  never built here
+hidden_states            build   12 s    116 kB  2.5 GB  never built here
 draft                    build   6 s     528 kB  747 MB  never built here
 checkpoint               build   0 s     234 kB  43 MB   never built here
-plan: 0 hits, 7 to build, about 30 s on this machine (declared), 937 kB on disk, 2.5 GB of memory
+plan: 0 hits, 7 to build, about 30 s on this machine (declared), 883 kB on disk, 2.5 GB of memory
 """
 
 

@@ -324,6 +324,17 @@ def test_a_plan_has_the_lock_s_engines(spec: Path, run: Run, name: str) -> None:
     assert compiled.moved == ()
 
 
+def test_an_engine_that_a_release_adds_is_pinned_beside_the_lock_s_own(spec: Path, run: Run) -> None:
+    run("lock", "tiny.yaml")
+    old = {"torch": "2.0.0", "vllm": "0.30.0"}
+    rewrite(spec, lambda raw: raw["locked"]["engines"].update(cuda=old))
+    said = run("plan", "--class", "cuda", "tiny.yaml")
+    assert f"engines.cuda.zstandard: nothing in the lock, {CLASSES['cuda'].engines['zstandard']} in specc" in said
+    run("lock", "tiny.yaml")
+    found = json.loads(spec.with_name("tiny.lock.json").read_text())["locked"]["engines"]
+    assert found["cuda"] == {**CLASSES["cuda"].engines, **old}
+
+
 def test_a_class_that_the_lock_lacks_is_planned_with_this_release_s_engines_and_said(spec: Path, run: Run) -> None:
     run("lock", "tiny.yaml")
     rewrite(spec, lambda raw: (raw["locked"].update({"class": "cpu-amx"}), raw["locked"]["engines"].pop("cuda")))

@@ -235,7 +235,9 @@ def _compiled(
 ) -> Compiled:
     """Return a build with the lock that it should have."""
     own = before.locked.machine if before else machine_name()
-    pins = before.locked.engines if before and "engines" not in upgrade else locks.engines()
+    pins: Mapping[str, Mapping[str, str]] = locks.engines()
+    if before and "engines" not in upgrade:  # its own, and what a release has added to them
+        pins = {name: {**pins.get(name, {}), **row} for name, row in before.locked.engines.items()}
     planned = machine_class(machine or own, pins)
     values = profile.over(resolved.values) if profile else resolved.values
     plan = lower(values, planned, build)

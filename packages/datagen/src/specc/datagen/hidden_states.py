@@ -1,25 +1,23 @@
 """The stage `hidden_states`: what the verifier computes at the layers that the draft reads, captured by vLLM.
 
 A shard's rows are given to vLLM in batches of one step, each filled up to an even number of tokens, so that shapes
-and bits are the same whichever run makes it. vLLM writes a file a request; each is put into its place in the shard
-and removed as soon as it is whole, so that neither memory nor the work folder ever holds a shard.
+and bits are the same whichever run makes it. vLLM writes a file a request; each is encoded into the shard and removed
+as soon as it is its turn, so that neither memory nor the work folder ever holds a shard.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
-import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Self
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,20 +27,19 @@ from specc.core.engines import EVEN, SEQUENCES, capture_arguments, step_tokens
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, sha256_file, write_atomic
 from specc.core.stage import Stage, Tell, Unit
+from specc.datagen.encoding import ENCODING, StatesFile
 from specc.datagen.engine import generate, start, stop
 from specc.datagen.rows import read_index, shard_name
 
 PATIENCE: Final = 60.0
 """Seconds that a request's file may take to be whole after its request is finished."""
-NAMES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-ALIGNMENT: Final = 64
-"""Bytes at a multiple of which the states begin, so that a reader may map them and have them aligned."""
 
 
 def hidden_states(stage: Stage) -> None:
     """Write a shard of hidden states for each shard of tokens.
 
-    A shard holds `hidden_states` `[tokens, layers, hidden]` in the verifier's dtype, rows as in the tokens shard.
+    A shard holds of each row of the tokens shard the states that training reads, as `specc.datagen.encoding` writes
+    them: those up to its last target, which the verifier computes with all of the row, so that bits are the same.
     Layer id l is the input of decoder layer l, residual added; the last id, the number of layers, is the output
     of the last layer before the final norm. Raises `SpeccError` if vLLM gives back anything else.
     """
@@ -70,6 +67,7 @@ def hidden_states(stage: Stage) -> None:
     if stage.worker:
         return
     about = {
+        "encoding": ENCODING,
         "layers": layers,
         "hidden_size": config["hidden_size"],
         "dtype": params["verifier"]["dtype"],
@@ -104,27 +102,29 @@ class Shards:
     def write(self, tokens: Path, path: Path, tell: Tell, held: Path | None = None) -> None:
         """Write the hidden states of a shard of tokens at `path`, and at `held` those of its held-out rows alone.
 
-        The latter is as long, and has holes where the other rows would be.
+        The latter has all rows too, and keeps no token of the others.
         """
-        stage, layers, config = self._stage, self._layers, self._stage.params["verifier"]["config"]
+        stage, layers = self._stage, self._layers
         if self._engine is None:
             tell(0, "starting vLLM")
             self._engine = Capture(
                 Path(stage.job.inputs["verifier"].path), stage.params, stage.facets, layers, stage.work / "captured"
             )
         tensors = load_file(tokens)
-        ids, offsets = tensors["input_ids"].tolist(), tensors["offsets"].tolist()
-        rows = [ids[start:end] for start, end in pairwise(offsets)]
+        ids, mask, split = tensors["input_ids"].tolist(), tensors["loss_mask"].bool(), tensors["split"].tolist()
+        borders = list(pairwise(tensors["offsets"].tolist()))
         began, through = time.monotonic(), 0
-        shape = (len(ids), len(layers), config["hidden_size"])
-        place = states_file(path, shape, self._engine.dtype)
-        aside = states_file(held, shape, self._engine.dtype) if held else None
-        for row, states in self._engine.run(rows):
-            place[offsets[row] : offsets[row + 1]] = states
-            if aside is not None and tensors["split"][row]:
-                aside[offsets[row] : offsets[row + 1]] = states
-            through += len(states)
-            tell(through, "")
+        with ExitStack() as files:
+            whole, *aside = (
+                files.enter_context(StatesFile(place, len(borders), len(layers))) for place in (path, held) if place
+            )
+            for row, states in enumerate(self._engine.run([ids[start:end] for start, end in borders])):
+                read = states[: read_by_training(mask[slice(*borders[row])])]
+                whole.add(read)
+                for one in aside:
+                    one.add(read if split[row] else read[:0])
+                through += len(states)
+                tell(through, "")
         self.captured, self.seconds = self.captured + through, self.seconds + time.monotonic() - began
 
     def __enter__(self) -> Self:
@@ -135,19 +135,13 @@ class Shards:
             self._engine.close()
 
 
-def states_file(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """Write a safetensors file of one tensor `hidden_states` of zeros; return it, mapped, to be filled in place."""
-    size = shape[0] * shape[1] * shape[2] * dtype.itemsize
-    entry = {"hidden_states": {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [0, size]}}
-    header = json.dumps(entry, separators=(",", ":")).encode()
-    header += b" " * (-(8 + len(header)) % ALIGNMENT)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        file.truncate(8 + len(header) + size)
-    if not size:
-        return torch.empty(shape, dtype=dtype)
-    mapped = np.memmap(path, np.uint8, "r+", offset=8 + len(header))
-    return torch.from_numpy(mapped).view(dtype).reshape(shape)
+def read_by_training(mask: Tensor) -> int:
+    """Return of how many tokens training reads the states: of those before the row's last target.
+
+    `mask` bool `[tokens]` is what the assistant wrote. A target is its token after another, not the row's second.
+    """
+    targets = (mask[2:] & mask[1:-1]).nonzero()
+    return int(targets[-1]) + 2 if len(targets) else 0
 
 
 class Capture:
@@ -179,8 +173,8 @@ class Capture:
             },
         )
 
-    def run(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
-        """Compute all rows of token ids; yield each one's number and states `[tokens, layers, hidden]`, in any order.
+    def run(self, rows: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Compute all rows of token ids; yield the states of each, `[tokens, layers, hidden]`, in the rows' order.
 
         Raises `SpeccError` if the states are not those of the row, or not finite, or do not come.
         """
@@ -189,12 +183,17 @@ class Capture:
 
         once = SamplingParams(temperature=0, max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
         waiting: dict[int, Path] = {}
+        turn = 0
 
-        def whole() -> Iterator[tuple[int, Tensor]]:
-            for row in [row for row, path in waiting.items() if released(path)]:
-                path = waiting.pop(row)
-                if row >= 0:
-                    yield row, read_states(path, rows[row], self._shape, self.dtype)
+        def whole() -> Iterator[Tensor]:
+            nonlocal turn
+            for row in sorted(waiting):
+                if row > turn or not released(path := waiting[row]):
+                    continue
+                if row == turn:
+                    turn += 1
+                    yield read_states(path, rows[row], self._shape, self.dtype)
+                del waiting[row]
                 path.unlink()
                 lock_of(path).unlink()
 

@@ -17,11 +17,11 @@ from specc.train.states import Document, OpenFiles, States
 
 
 class Documents(Sequence[Document]):
-    """Any number of documents, kept as 20 bytes each: one is made when it is asked for."""
+    """Any number of documents, kept as 24 bytes each: one is made when it is asked for."""
 
     def __init__(self, columns: Sequence[Tensor] = ()) -> None:
-        """Take int32 `[documents, 5]`, in parts: the fields of `Document`."""
-        self._columns = torch.cat([torch.empty(0, 5, dtype=torch.int32), *columns])
+        """Take int32 `[documents, 6]`, in parts: the fields of `Document`."""
+        self._columns = torch.cat([torch.empty(0, 6, dtype=torch.int32), *columns])
 
     def __len__(self) -> int:
         return len(self._columns)
@@ -39,12 +39,12 @@ class Documents(Sequence[Document]):
     @property
     def tokens(self) -> int:
         """The tokens of all of them."""
-        return int(self._columns[:, 2].sum())
+        return int(self._columns[:, 3].sum())
 
     @cached_property
     def rows(self) -> list[int]:
         """The rows of each."""
-        return self._columns[:, 3].tolist()
+        return self._columns[:, 4].tolist()
 
     @property
     def firsts(self) -> Tensor:
@@ -72,7 +72,7 @@ class Corpus:
         """Rows without an assistant's token that a draft could propose."""
 
     def _scan(self, shard: int) -> tuple[Tensor, Tensor]:
-        """Return a shard's documents, int32 `[documents, 5]`, and which of them are held out, bool `[documents]`."""
+        """Return a shard's documents, int32 `[documents, 6]`, and which of them are held out, bool `[documents]`."""
         file = self._files[self._tokens[shard]]
         offsets, split, numbers, mask = (file.get_tensor(name) for name in ("offsets", "split", "row", "loss_mask"))
         starts, sizes = offsets[:-1], offsets.diff()
@@ -80,7 +80,8 @@ class Corpus:
         places = torch.arange(len(mask)) - starts[owner]
         proposed = torch.where(depths(mask.bool(), places) >= 0, places, -1)
         last = torch.full_like(sizes, -1).scatter_reduce(0, owner, proposed, "amax")  # [rows of the shard]
-        columns = torch.stack([torch.full_like(sizes, shard), starts, sizes, last - 1, numbers.to(sizes.dtype)], 1)
+        shards, rows = torch.full_like(sizes, shard), torch.arange(len(sizes))
+        columns = torch.stack([shards, rows, starts, sizes, last - 1, numbers.to(sizes.dtype)], 1)
         return columns[last >= 0].to(torch.int32), split.bool()[last >= 0]
 
     def read(self, document: Document, tokens: int | None = None) -> Reading:

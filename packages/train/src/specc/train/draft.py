@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,13 +25,14 @@ from specc.train.data import Corpus
 from specc.train.determinism import set_determinism, stream
 from specc.train.engine import Engine
 from specc.train.initial import initial_weights
+from specc.train.loader import Ahead
 from specc.train.loggers import Logs, logged
 from specc.train.losses import check_losses
 from specc.train.models import Batch, DraftModel, build, read_verifier
 from specc.train.optim import learning_rate
-from specc.train.order import Plan, packed
+from specc.train.order import Plan, Step, packed
 from specc.train.phases import Phase
-from specc.train.states import Document, OnDisk
+from specc.train.states import OnDisk
 from specc.train.streamed import Streamed
 from specc.train.validation import Validation
 
@@ -77,9 +79,9 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
     def model(weights: Mapping[str, Tensor]) -> DraftModel:
         return build(draft, config, weights, frozen, d2t)
 
-    def batch_of(documents: list[Document], step: int) -> Batch:
-        random = stream(train["seed"], "draft", "places", step)
-        return corpus.batch(documents, trained, frozen.normed, random, rank=engine.rank, world=engine.world)
+    def batch_of(step: Step) -> Batch:
+        random = stream(train["seed"], "draft", "places", step.number)
+        return corpus.batch(step.documents, trained, frozen.normed, random, rank=engine.rank, world=engine.world)
 
     with clock("start"):
         checkpoints = Checkpoints.of(stage.work, phase.number, stage.job.key)
@@ -104,57 +106,58 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
 
     save_every, positions, said = int(stage.job.context.get("save_every", 0)), 0, 0.0
     end = min(plan.total, phase.until or plan.total)
-    for step in plan.from_step(progress.step):
-        if progress.step >= end:
-            break
-        spent = clock.seconds["data"] + clock.seconds["step"]
-        with clock("data"):
-            batch = batch_of(step.documents, progress.step)
-        if saved is not None:
-            with clock("start"):
-                engine.take_up(saved.state, batch, losses)
-            saved = None
-        with clock("step"):
-            rate = learning_rate(progress.step, plan.total, train["optimizer"]["learning_rate"], train["schedule"])
-            loss = engine.step(rate, batch, losses)
-        if not math.isfinite(loss):
-            raise SpeccError(f"the loss is {loss} at step {progress.step}", code=Exit.STAGE,
-                             hint="lower `train.optimizer.learning_rate`, or set `train.precision: fp32`")  # fmt: skip
-        progress.step += 1
-        progress.losses.append(loss)
-        rows, whole = sum(document.rows for document in step.documents), clock.seconds["data"] + clock.seconds["step"]
-        positions += rows
-        rate_now = positions / whole
-        for text in logs.step(progress.step, loss=loss, learning_rate=rate, gradient_norm=engine.gradient_norm,
-                              tokens_per_second=rows / (whole - spent)):  # fmt: skip
-            stage.warn(text)
-        if time.monotonic() - said > EVERY or progress.step == plan.total:
-            said = time.monotonic()
-            text = f"epoch {step.epoch} of {plan.epochs}, loss {loss:.3f}, {rate_now:.0f} tokens/s"
-            stage.progress(progress.step, plan.total, "steps", text)
-        if step.done:
-            corpus.done(step.done)
-        ends = step.last or progress.step == plan.total
-        if not (ends or progress.step == end or (save_every and progress.step % save_every == 0)):
-            continue
-        with clock("checkpoint"):
-            state = engine.state()
-        if ends:
-            with clock("validation"):
-                mean = math.fsum(progress.losses) / len(progress.losses)
-                if first and not progress.initial:  # not before, so that no state is needed before the first step's
-                    progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
-                    logs.epoch(0, progress.initial)
+    with Ahead(batch_of, islice(plan.from_step(progress.step), end - progress.step)) as batches:
+        while progress.step < end:
+            spent = clock.seconds["data"] + clock.seconds["step"]
+            with clock("data"):
+                step, batch = next(batches)
+            if saved is not None:
+                with clock("start"):
+                    engine.take_up(saved.state, batch, losses)
+                saved = None
+            with clock("step"):
+                rate = learning_rate(progress.step, plan.total, train["optimizer"]["learning_rate"], train["schedule"])
+                loss = engine.step(rate, batch, losses)
+            if not math.isfinite(loss):
+                raise SpeccError(f"the loss is {loss} at step {progress.step}", code=Exit.STAGE,
+                                 hint="lower `train.optimizer.learning_rate`, or set"
+                                      " `train.precision: fp32`")  # fmt: skip
+            progress.step += 1
+            progress.losses.append(loss)
+            rows = sum(document.rows for document in step.documents)
+            whole = clock.seconds["data"] + clock.seconds["step"]
+            positions += rows
+            rate_now = positions / whole
+            for text in logs.step(progress.step, loss=loss, learning_rate=rate, gradient_norm=engine.gradient_norm,
+                                  tokens_per_second=rows / (whole - spent)):  # fmt: skip
+                stage.warn(text)
+            if time.monotonic() - said > EVERY or progress.step == plan.total:
+                said = time.monotonic()
+                text = f"epoch {step.epoch} of {plan.epochs}, loss {loss:.3f}, {rate_now:.0f} tokens/s"
+                stage.progress(progress.step, plan.total, "steps", text)
+            if step.done:
+                corpus.done(step.done)
+            ends = step.last or progress.step == plan.total
+            if not (ends or progress.step == end or (save_every and progress.step % save_every == 0)):
+                continue
+            with clock("checkpoint"):
+                state = engine.state()
+            if ends:
+                with clock("validation"):
+                    mean = math.fsum(progress.losses) / len(progress.losses)
+                    if first and not progress.initial:  # not before, so that no state is needed before the first step's
+                        progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
+                        logs.epoch(0, progress.initial)
+                    if first:
+                        weights = {name: state[name] for name in initial}
+                        progress.epochs.append({"epoch": step.epoch, "loss": mean, **validate(model(weights))})
+                        logs.epoch(progress.step, progress.epochs[-1])
+                        if _best(progress.epochs, validated=bool(corpus.validation)) == step.epoch:
+                            progress.best, best = step.epoch, weights
+                    progress.losses = []
+            with clock("checkpoint"):
                 if first:
-                    weights = {name: state[name] for name in initial}
-                    progress.epochs.append({"epoch": step.epoch, "loss": mean, **validate(model(weights))})
-                    logs.epoch(progress.step, progress.epochs[-1])
-                    if _best(progress.epochs, validated=bool(corpus.validation)) == step.epoch:
-                        progress.best, best = step.epoch, weights
-                progress.losses = []
-        with clock("checkpoint"):
-            if first:
-                checkpoints.save(progress, state, best)
+                    checkpoints.save(progress, state, best)
 
     engine.close()
     if isinstance(states, Streamed):
@@ -198,8 +201,9 @@ def _states(stage: Stage, tokens: Path, layers: Sequence[int]) -> OnDisk | Strea
     folder = stage.input("hidden_states")
     if stage.job.inputs["hidden_states"].digest:
         return OnDisk(folder, tokens, layers)
-    how: Mapping[str, Any] = stage.job.context["stream"]
-    return Streamed(folder, tokens, layers, ahead=how["ahead"], keep=how["keep"], first=os.environ["RANK"] == "0")
+    verifier = stage.params["verifier"]
+    about = {"layers": layers, "hidden_size": verifier["config"]["hidden_size"], "dtype": verifier["dtype"]}
+    return Streamed(folder, tokens, about, stage.job.context["stream"])
 
 
 def _vocabulary(stage: Stage) -> Tensor | None:

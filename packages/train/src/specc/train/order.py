@@ -37,11 +37,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an optimizer step sees, of an epoch counted from 1.
+    """What the optimizer step after `number` others sees, of an epoch counted from 1.
 
     `done` are the shards that no later step of the epoch sees. `last` says whether the epoch ends with it.
     """
 
+    number: int
     epoch: int
     documents: list[Document]
     done: Sequence[int]
@@ -101,10 +102,10 @@ class Plan:
             for place in range(done, len(window.batches)):
                 if step == self.total:
                     return
-                step += 1
                 documents = [self._corpus.training[document] for document in window.batches[place]]
                 ended = place + 1 == len(window.batches)
-                yield Step(epoch, documents, window.shards if ended else (), last=ended and window.last)
+                yield Step(step, epoch, documents, window.shards if ended else (), last=ended and window.last)
+                step += 1
 
 
 def epoch_windows(

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import numpy as np
+import torch
+import zstandard
 from safetensors import safe_open
 from torch import Tensor
 
 from specc.core.errors import Exit, SpeccError
 
+ENCODING: Final = "exponents-zstd"
+"""What `index.json` calls the one way in which hidden states are written."""
+WORDS: Final = {2: torch.int16, 4: torch.int32}
 OPEN_FILES: Final = 64
 
 
@@ -21,11 +28,12 @@ OPEN_FILES: Final = 64
 class Document:
     """A row of the corpus that has something to learn.
 
-    `start` and `tokens` place it in its shard; `rows` are the draft's rows up to its last target: later ones
-    would be seen by no counted query. `row` is its number in `conversations`.
+    It is the row `place` of its shard, whose tokens from `start` on are its `tokens`; `rows` are the draft's rows up to
+    its last target: later ones would be seen by no counted query. `row` is its number in `conversations`.
     """
 
     shard: int
+    place: int
     start: int
     tokens: int
     rows: int
@@ -38,7 +46,8 @@ class States(Protocol):
     def read(self, document: Document, tokens: int) -> Tensor:
         """Return a document's first `tokens`, `[tokens, layers, hidden]` in the verifier's dtype, the last layer last.
 
-        Waits until they are there. Raises `SpeccError` if they never will be. May be called by several threads.
+        From its last target on, `rows + 1` tokens behind its start, they are zeros: no counted row sees them. Waits
+        until they are there. Raises `SpeccError` if they never will be. May be called by several threads.
         """
         ...
 
@@ -48,7 +57,7 @@ class States(Protocol):
 
 
 class OnDisk:
-    """The artifact `hidden_states`, read through the page cache."""
+    """The artifact `hidden_states`, read document by document through the page cache."""
 
     def __init__(self, folder: Path, tokens: Path, layers: Sequence[int]) -> None:
         """Open the states of the artifact `tokens`; `layers` are to be read, in this order.
@@ -56,6 +65,9 @@ class OnDisk:
         Raises `SpeccError` if they are of other tokens or other layers.
         """
         index, states = (json.loads((one / "index.json").read_text()) for one in (tokens, folder))
+        if states.get("encoding") != ENCODING:
+            raise SpeccError(f"the hidden states are encoded as {states.get('encoding')} and not as {ENCODING}",
+                             where=str(folder), hint="build them again: `specc build`", code=Exit.STAGE)  # fmt: skip
         if missing := [layer for layer in layers if layer not in states["layers"]]:
             raise SpeccError(f"the hidden states have layers {states['layers']} and no layer {missing[0]}",
                              where=str(folder), code=Exit.STAGE)  # fmt: skip
@@ -63,38 +75,94 @@ class OnDisk:
         if expected != [shard["tokens_sha256"] for shard in states["shards"]]:
             raise SpeccError("the hidden states were made from other tokens", where=str(folder),
                              hint="build both again from one plan: `specc build`", code=Exit.STAGE)  # fmt: skip
-        self._files = OpenFiles()
+        self._files = OpenFiles({})
         self._shards = [folder / shard["file"] for shard in states["shards"]]
-        self._layers = [states["layers"].index(layer) for layer in layers]
+        self._format = Format.of(states, layers)
 
     def read(self, document: Document, tokens: int) -> Tensor:
         """Return a document's first `tokens`, `[tokens, layers, hidden]` in the verifier's dtype."""
-        states = self._files[self._shards[document.shard]].get_slice("hidden_states")
-        return states[document.start : document.start + tokens][:, self._layers]
+        return self._format.read(self._files[self._shards[document.shard]], document.place, tokens)
 
     def done(self, shards: Sequence[int], keep: Sequence[Document]) -> None:
         """Do nothing: what is not read for long leaves the page cache by itself."""
 
     def close(self, shards: Sequence[int]) -> None:
-        """Let go of shards whose files are to be removed: an open one would keep its place on the disk."""
-        for shard in shards:
-            self._files.close(self._shards[shard])
+        """Let go of shards whose files are to be removed."""
+        self._files.forget(self._shards[shard] for shard in shards)
 
 
-class OpenFiles:
-    """safetensors files that are open, the last `OPEN_FILES` that were asked for."""
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How shards of hidden states are read: as `specc.datagen.encoding` writes them.
 
-    def __init__(self) -> None:
-        self._files: OrderedDict[Path, Any] = OrderedDict()
+    `columns` are the places of the layers that are read among those that are there; `hidden` is the size of a state.
+    """
+
+    columns: Sequence[int]
+    hidden: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, index: Mapping[str, Any], layers: Sequence[int]) -> Format:
+        """Return the format that an artifact's `index.json` tells of, to read `layers`."""
+        columns = [index["layers"].index(layer) for layer in layers]
+        return cls(columns, index["hidden_size"], getattr(torch, index["dtype"]))
+
+    def read(self, shard: Any, row: int, tokens: int) -> Tensor:
+        """Return the first `tokens` of a row of an open shard, `[tokens, layers, hidden]`, zeros where none are kept.
+
+        Raises if the blocks have other sizes than the tokens kept ask for.
+        """
+        rows, borders = shard.get_slice("tokens"), shard.get_slice("offsets")
+        kept, layers = int(rows[row]), (borders.get_shape()[0] - 1) // rows.get_shape()[0]
+        count, width = min(kept, tokens), self.dtype.itemsize
+        states = torch.empty(tokens, len(self.columns), self.hidden, dtype=self.dtype)
+        states.view(WORDS[width]).numpy()[count:] = 0
+        if not count:
+            return states
+        offsets = borders[row * layers : (row + 1) * layers + 1].tolist()
+        blocks = shard.get_slice("blocks")[offsets[0] : offsets[-1]].numpy()
+        numbers = states.view(WORDS[width]).numpy()[:count]  # [count, layers, hidden]
+        planes = numbers.view(np.uint8).reshape(*numbers.shape, width)
+        size, coder = kept * self.hidden, zstandard.ZstdDecompressor()
+        for place, column in enumerate(self.columns):
+            block = blocks[offsets[column] - offsets[0] : offsets[column + 1] - offsets[0]]
+            low, frame = np.split(block, [size * (width - 1)])
+            high = np.frombuffer(coder.decompress(frame.data), np.uint8)
+            for byte, plane in enumerate((*low.reshape(width - 1, size), high)):
+                planes[:, place, :, byte] = plane.reshape(kept, self.hidden)[:count]
+        unsigned = numbers.view(f"<u{width}")
+        sign = unsigned << (8 * width - 1)
+        unsigned >>= 1
+        unsigned |= sign
+        return states
+
+
+class OpenFiles(threading.local):
+    """safetensors files that are open, of each thread the last `OPEN_FILES` that it asked for."""
+
+    def __init__(self, gone: dict[Path, int] | None = None) -> None:
+        """Take what counts, for all threads, how often each file was removed (see `forget`), if any ever is."""
+        self._gone = {} if gone is None else gone
+        self._files: OrderedDict[Path, tuple[int, Any]] = OrderedDict()
 
     def __getitem__(self, path: Path) -> Any:
-        file = self._files.pop(path, None) or safe_open(path, framework="pt").__enter__()
-        self._files[path] = file
+        for other in [other for other, (times, _) in self._files.items() if times != self._gone.get(other, 0)]:
+            self._close(other)
+        _, file = self._files.pop(path, (0, None))
+        file = file or safe_open(path, framework="pt").__enter__()
+        self._files[path] = self._gone.get(path, 0), file
         if len(self._files) > OPEN_FILES:
-            self._files.popitem(last=False)[1].__exit__(None, None, None)
+            self._close(next(iter(self._files)))
         return file
 
-    def close(self, path: Path) -> None:
-        """Close a file, if it is open."""
-        if (file := self._files.pop(path, None)) is not None:
-            file.__exit__(None, None, None)
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Let go of files that are to be removed, each thread when it asks for the next one: open, they keep it.
+
+        A file that comes again under the same name is opened anew.
+        """
+        for path in paths:
+            self._gone[path] = self._gone.get(path, 0) + 1
+
+    def _close(self, path: Path) -> None:
+        self._files.pop(path)[1].__exit__(None, None, None)

