@@ -130,6 +130,14 @@ def test_a_stream_gives_the_same_draft_and_checkpoint_and_holds_no_more_than_it_
         "hidden_states": "stream", "draft": "hit"}  # fmt: skip
     lock = json.loads((project.folder / "tiny.lock.json").read_text())
     assert all("hidden_states" not in results for results in lock["results"].values())
+    refused = project.specc("build", "tiny.yaml", "--stage", "hidden_states", expect=1).stderr
+    assert "`hidden_states` is computed while `draft` trains" in refused
+    draft = found["draft"].removeprefix("sha256:")[:12]
+    refused = project.specc("verify", draft, "--rebuild", expect=1).stderr
+    assert "there is no artifact of it to build from" in refused
+    assert "vllm" in project.specc("logs", "tiny.yaml", "hidden_states").stdout.lower()
+    project.specc("gc", "--keep-last", "0")
+    assert "nothing to do" in project.specc("build", "tiny.yaml").stderr
 
 
 def running(project: Project, name: str) -> list[int]:

@@ -53,13 +53,13 @@ class Stream:
 
         At no time are there more than `wanted` has: nobody begins a new one before the old ones are gone.
         """
-        before = self.wanted()
-        stay = Wanted([number for number in before.shards if number in wanted.shards], wanted.held)
+        numbers = set(wanted.shards)
+        stay = Wanted([number for number in self.wanted().shards if number in numbers], wanted.held)
         with writing(self.folder.parent):
             (self.folder / "held").mkdir(parents=True, exist_ok=True)
             self._write(stay)
             for path in self.folder.glob("*.safetensors"):
-                if int(path.stem) not in wanted.shards:
+                if int(path.stem) not in numbers:
                     path.unlink()
             self._write(wanted)
 

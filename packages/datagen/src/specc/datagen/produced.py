@@ -18,7 +18,7 @@ from specc.core.streams import Stream
 from specc.datagen.hidden_states import Shards, layers_of
 from specc.datagen.rows import read_index
 
-POLL: Final = 0.05
+POLL: Final = 0.1
 """Seconds between two looks at what is wanted."""
 
 

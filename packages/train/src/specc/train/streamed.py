@@ -79,8 +79,9 @@ class Streamed:
         """Drop the window at hand, whose `shards` these are; what is held out of it was put aside with it."""
         if not self._keep:
             self._whole.close(shards)
-        self._windows.popleft()
-        self._say()
+        if self._first:
+            self._windows.popleft()
+            self._say()
 
     def _say(self, held: Sequence[int] = ()) -> None:
         """Say what is wanted: the shards of the window at hand and some behind it, or all that are still to come."""
