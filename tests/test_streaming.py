@@ -133,9 +133,10 @@ def test_a_stream_gives_the_same_draft_and_checkpoint_and_holds_no_more_than_it_
     refused = project.specc("build", "tiny.yaml", "--stage", "hidden_states", expect=1).stderr
     assert "`hidden_states` is computed while `draft` trains" in refused
     draft = found["draft"].removeprefix("sha256:")[:12]
+    assert "  and of hidden_states, streamed (key " in project.specc("show", draft).stdout
     refused = project.specc("verify", draft, "--rebuild", expect=1).stderr
     assert "there is no artifact of it to build from" in refused
-    assert "vllm" in project.specc("logs", "tiny.yaml", "hidden_states").stdout.lower()
+    assert project.specc("logs", "tiny.yaml", "hidden_states", "--path").stdout.strip().endswith("/producer-1.log")
     project.specc("gc", "--keep-last", "0")
     assert "nothing to do" in project.specc("build", "tiny.yaml").stderr
 
