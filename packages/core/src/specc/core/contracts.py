@@ -156,6 +156,11 @@ class Manifest:
     keys: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
+    def streamed(self) -> list[str]:
+        """The inputs that were made while the stage ran, of which there is no artifact."""
+        return [slot for slot in self.keys if slot not in self.inputs]
+
+    @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(size for _, size, _ in self.files)

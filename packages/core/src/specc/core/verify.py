@@ -137,7 +137,7 @@ def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, reporter: Rep
             where=str(store.root),
             hint="build its spec again first, or `specc verify SPEC --rebuild`",
         )
-    if streamed := [slot for slot in manifest.keys if slot not in manifest.inputs]:
+    if streamed := manifest.streamed:
         raise SpeccError(
             f"`{streamed[0]}` was computed while `{stage}` ran, and there is no artifact of it to build from",
             hint="`specc verify SPEC --rebuild` builds a spec again from its sources on",

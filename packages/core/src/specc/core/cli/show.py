@@ -140,7 +140,7 @@ def _as_data(store: Store, manifest: Manifest, lineage: Lineage) -> dict[str, An
         "params": dict(manifest.params),
         "facets": dict(manifest.facets),
         "inputs": dict(manifest.inputs),
-        "streamed": {slot: manifest.keys[slot] for slot in _streamed(manifest)},
+        "streamed": {slot: manifest.keys[slot] for slot in manifest.streamed},
         "lineage": [asdict(node) for node in lineage.nodes.values()],
         "record": store.record(manifest.key),
         "measured": _measured(store, manifest) if here else None,
@@ -172,7 +172,7 @@ def _print(store: Store, manifest: Manifest, lineage: Lineage, *, serve: str) ->
         _section("made of")
         for line in _tree(lineage, manifest.digest, set()):
             click.echo(f"  {line}")
-    for slot in _streamed(manifest):
+    for slot in manifest.streamed:
         click.echo(f"  and of {slot}, streamed (key {manifest.keys[slot][:8]})")
     measured = _measured(store, manifest) if here else None
     if measured is not None:
@@ -182,11 +182,6 @@ def _print(store: Store, manifest: Manifest, lineage: Lineage, *, serve: str) ->
     if manifest.stage == "checkpoint":
         _section("serve it")
         click.echo(f"  specc serve {serve}")
-
-
-def _streamed(manifest: Manifest) -> list[str]:
-    """Return the inputs that were made while the stage ran, of which there is no artifact."""
-    return [slot for slot in manifest.keys if slot not in manifest.inputs]
 
 
 def _table(stage: str, measured: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:

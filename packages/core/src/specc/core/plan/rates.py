@@ -151,7 +151,7 @@ class Run:
     @property
     def streamed(self) -> bool:
         """Whether hidden states were computed beside it."""
-        return bool(self.manifest.keys.keys() - self.manifest.inputs.keys())
+        return bool(self.manifest.streamed)
 
     @property
     def remote(self) -> bool:
