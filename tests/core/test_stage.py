@@ -24,7 +24,7 @@ from specc.core.contracts import (
     load_event,
 )
 from specc.core.errors import Exit, SpeccError
-from specc.core.stage import Stage, run
+from specc.core.stage import Stage, Tell, Unit, run
 
 TOY = Path(__file__).parent / "execute/toy"
 
@@ -159,12 +159,13 @@ def writer(job: StageJob, tmp_path: Path) -> Callable[[str, list[str]], list[boo
         output = tmp_path / key
         output.mkdir()
         stage = Stage(replace(job, key=key, output=str(output)), lambda event: None)
-        return [
-            stage.unit(
-                {"rows": rows}, f"shards/{index:05}.jsonl", lambda path, rows=rows: path.write_text(rows) and None
-            )
+        units = [
+            Unit(name=f"shards/{index:05}.jsonl", material={"rows": rows}, amount=1,
+                 write=lambda path, _, rows=rows: path.write_text(rows) and None)
             for index, rows in enumerate(shards)
-        ]
+        ]  # fmt: skip
+        made = stage.units(units, "rows")
+        return [unit.name not in made for unit in units]
 
     return write
 
@@ -180,12 +181,12 @@ def test_appended_data_takes_over_the_shards_it_shares(
 
 
 def test_a_unit_that_fails_leaves_no_name(job: StageJob) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, _: Tell) -> None:
         path.write_text("half")
         raise SpeccError("no")
 
     stage = Stage(job, lambda event: None)
     with pytest.raises(SpeccError):
-        stage.unit({}, "a", fail)
-    assert [path for path in Path(job.units).rglob("*") if path.is_file()] == []
+        stage.units([Unit(name="a", material={}, amount=1, write=fail)], "rows")
+    assert [path.name for path in Path(job.units).rglob("*") if path.is_file()] == ["claims"]
     assert list(Path(job.work).iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 from safetensor import one_tensor
 from specc.core.contracts import StageJob
 from specc.core.files import entries
-from specc.core.stage import Stage
+from specc.core.stage import Stage, Tell, Unit
 from specc.core.store import Store
 
 WRITES = {"os.chmod", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.truncate", "shutil.rmtree"}
@@ -146,8 +146,13 @@ def stage(quick_path: Path) -> Callable[[], Stage]:
     return make
 
 
+def put(stage: Stage, material: dict[str, Any], name: str, write: Callable[[Path, Tell], None]) -> bool:
+    """Put a unit into a stage's output; return whether it was there already."""
+    return not stage.units([Unit(name=name, material=material, amount=1, write=write)], "units")
+
+
 def test_a_unit_killed_at_any_write_is_written_again_or_taken_whole(stage: Callable[[], Stage]) -> None:
-    def write(path: Path) -> None:
+    def write(path: Path, _: Tell) -> None:
         path.write_bytes(b"half")
         path.write_bytes(b"whole")
 
@@ -155,11 +160,11 @@ def test_a_unit_killed_at_any_write_is_written_again_or_taken_whole(stage: Calla
     points = 0
     while True:
         here, material = stage(), {"point": points}
-        killed = killed_at(points + 1, lambda here=here, material=material: here.unit(material, "a/b.bin", write))
+        killed = killed_at(points + 1, lambda here=here, material=material: put(here, material, "a/b.bin", write))
         again = stage()
-        taken.append(again.unit(material, "a/b.bin", write))
+        taken.append(put(again, material, "a/b.bin", write))
         assert (again.output / "a/b.bin").read_bytes() == b"whole"
-        assert stage().unit(material, "a/b.bin", write), "and now it is there"
+        assert put(stage(), material, "a/b.bin", write), "and now it is there"
         if not killed:
             break
         points += 1
@@ -171,11 +176,11 @@ def test_a_unit_killed_at_any_write_is_written_again_or_taken_whole(stage: Calla
 
 def test_a_unit_whose_bytes_have_changed_is_written_again(stage: Callable[[], Stage]) -> None:
     first = stage()
-    assert not first.unit({}, "a.bin", lambda path: path.write_bytes(b"whole") and None)
+    assert not put(first, {}, "a.bin", lambda path, _: path.write_bytes(b"whole") and None)
     (unit,) = Path(first.job.units).rglob("*.bin")
     unit.write_bytes(b"while")
     again = stage()
-    assert not again.unit({}, "a.bin", lambda path: path.write_bytes(b"whole") and None)
+    assert not put(again, {}, "a.bin", lambda path, _: path.write_bytes(b"whole") and None)
     assert (again.output / "a.bin").read_bytes() == b"whole"
 
 
@@ -183,7 +188,7 @@ def test_units_of_other_facets_or_versions_are_other_units(stage: Callable[[], S
     from dataclasses import replace
 
     here = stage()
-    assert not here.unit({"shard": 0}, "a", lambda path: path.write_bytes(b"1") and None)
+    assert not put(here, {"shard": 0}, "a", lambda path, _: path.write_bytes(b"1") and None)
     for changed in ({"facets": {"threads": 2}}, {"version": 2}):
         other = Stage(replace(here.job, **changed), lambda event: None)  # pyright: ignore
-        assert not other.unit({"shard": 0}, "b", lambda path: path.write_bytes(b"2") and None)
+        assert not put(other, {"shard": 0}, "b", lambda path, _: path.write_bytes(b"2") and None)

@@ -14,7 +14,7 @@ from typing import Any
 
 from specc.core.contracts import StageJob
 from specc.core.files import remove_tree
-from specc.core.stage import Stage
+from specc.core.stage import Stage, Unit
 from specc.core.store import Store, garbage, sweep
 
 POINTS = {
@@ -94,7 +94,8 @@ def run(store: Store) -> str:
         (work / "tmp").mkdir(exist_ok=True)
         job = StageJob(stage="tokens", version=1, key=KEY, params={}, facets={}, inputs={}, files={},
                        output=str(output), work=str(work), units=str(store.units("tokens")))  # fmt: skip
-        Stage(job, lambda event: None).unit({}, "shards/0.txt", lambda path: path.write_text("shard") and None)
+        unit = Unit(name="shards/0.txt", material={}, amount=1, write=lambda path, _: path.write_text("shard") and None)
+        Stage(job, lambda event: None).units([unit], "shards")
         (work / "checkpoint").write_text("to go on from")
         assert (work / "checkpoint").exists()
         digest = store.seal(job, "tiny", output, {}).digest

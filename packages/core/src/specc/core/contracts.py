@@ -20,10 +20,15 @@ CONTRACT: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """An artifact that a stage reads: its folder and its digest (hexadecimal sha256)."""
+    """An artifact that a stage reads: its folder and its digest (hexadecimal sha256).
+
+    `key` is that of the stage that makes it, where it and not the digest stands in the reader's own key. One that is
+    made while its reader runs is no artifact, and has no digest: it is empty, and the folder is where they meet.
+    """
 
     path: str
     digest: str
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +138,11 @@ def load_event(line: str) -> Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What the store keeps beside an artifact: how its digest came about. `files` are [path, size, sha256]."""
+    """What the store keeps beside an artifact: how its digest came about. `files` are [path, size, sha256].
+
+    `inputs` are the digests of the artifacts that were read, `keys` the keys of those stages whose key stands in this
+    one's, whether there is an artifact of them or not.
+    """
 
     digest: str
     tensors: str | None
@@ -144,6 +153,12 @@ class Manifest:
     facets: Mapping[str, Any]
     inputs: Mapping[str, str]
     files: tuple[tuple[str, int, str], ...]
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def streamed(self) -> list[str]:
+        """The inputs that were made while the stage ran, of which there is no artifact."""
+        return [slot for slot in self.keys if slot not in self.inputs]
 
     @property
     def size(self) -> int:

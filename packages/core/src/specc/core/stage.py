@@ -9,17 +9,38 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from specc.core.claims import Claims
 from specc.core.contracts import Event, Failure, Note, Progress, StageJob, StageResult, dump_event
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import FULL, digest_of, link_or_copy, sha256_file, storage_error, sync, write_atomic, writing
 
 PR_SET_PDEATHSIG: Final = 1
+POLL: Final = 0.05
+"""Seconds between two looks at what other processes are making."""
 StageFunction = Callable[["Stage"], None]
+Tell = Callable[[float, str], None]
+"""What a unit's writer tells how far it is: an amount, and a word on what it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A piece of a stage's work that survives an interruption (a shard).
+
+    `material` is all that decides its bytes besides the stage, its version and its facets; `name` is its path in the
+    output, `amount` what it adds to the stage's progress. `write` puts it at a path, and says how far it is.
+    """
+
+    name: str
+    material: Mapping[str, Any]
+    amount: float
+    write: Callable[[Path, Tell], None]
 
 
 class Stage:
@@ -55,24 +76,90 @@ class Stage:
         """Say a sentence that the user should not overlook."""
         self._emit(Note(text=text, level="warning"))
 
-    def unit(self, material: Mapping[str, Any], name: str, write: Callable[[Path], None]) -> bool:
-        """Put a finished unit of work (a shard) at `name` in the output; return whether it was there already.
+    @property
+    def worker(self) -> bool:
+        """Whether this process helps the stage's main one: it makes units and no artifact."""
+        return "worker" in self.job.context
 
-        `material` is all that decides the unit's bytes besides the stage, its version and its facets. A unit
-        is shared whole and under its own key, so a killed stage goes on after the last one, and a stage of
-        another key (more data, say) takes over those it shares.
+    @property
+    def workers(self) -> int:
+        """How many processes make the stage's units, this one among them."""
+        return int(self.job.context.get("workers", 1))
+
+    def units(self, units: Sequence[Unit], of: str) -> set[str]:
+        """Make the units that are not there, with whoever else makes them, and put all of them in the output.
+
+        A unit is shared whole and under its own key, so a killed stage goes on after the last one, and a stage of
+        another key (more data, say) takes over those it shares. A worker's output gets none. `of` is what amounts
+        count. Returns the names of those that were not there.
         """
-        key = digest_of({"stage": self.job.stage, "version": self.job.version, "facets": dict(self.facets),
-                         "unit": dict(material)})  # fmt: skip
-        stored = Path(self.job.units) / key[:2] / f"{key}{Path(name).suffix}"
-        target = self.output / name
+        left = [(unit, stored) for unit in units if not _is_there(stored := self._stored(unit))]
+        made, total = {unit.name for unit, _ in left}, sum(unit.amount for unit in units)
+        # A worker counts what it makes itself, and the compiler adds all up.
+        done, own = 0 if self.worker else total - sum(unit.amount for unit, _ in left), 0
+        if left:
+            self.progress(done, total, of)
+
+        def tell(through: float, text: str = "") -> None:
+            if not self.worker:
+                self.progress(done + through, total, of, text)
+
+        while left:
+            busy: list[tuple[Unit, Path]] = []
+            for unit, stored in left:
+                with self._claims.claim(stored.stem) as ours:
+                    if not ours:
+                        busy.append((unit, stored))
+                    elif not _is_there(stored):
+                        self._make(unit, stored, tell)
+                        done, own = done + unit.amount, own + 1
+                        self.progress(done, total, of)
+            if len(busy) == len(left):
+                time.sleep(POLL)
+            left = busy
+        if self.workers > 1:
+            self.record |= {"workers": self.workers, "own_units": own}
+        if not self.worker:
+            made |= self._assemble(units, tell)
+            self.progress(total, total, of)
+        return made
+
+    def _assemble(self, units: Sequence[Unit], tell: Tell) -> set[str]:
+        """Give every unit its name in the output; return those that were not what was sealed, and are made again."""
+        again = set[str]()
+        for unit in units:
+            stored, target = self._stored(unit), self.output / unit.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists() or _taken(stored, target):
+                continue
+            with self._claims.claim(stored.stem, wait=True):
+                if not _taken(stored, target):
+                    self._make(unit, stored, tell)
+                    again.add(unit.name)
+        return again
+
+    def _make(self, unit: Unit, stored: Path, tell: Tell) -> None:
+        target = self.output / unit.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        found = _taken(stored, target)
-        if not found:
-            write(target)  # in the output, which goes as a whole when the stage is killed
-            with writing(stored.parent):
-                _share(target, stored)
-        return found
+        unit.write(target, tell)  # in the output, which goes as a whole when the stage is killed
+        with writing(stored.parent):
+            _share(target, stored)
+            if self.worker:
+                target.unlink()
+
+    def _stored(self, unit: Unit) -> Path:
+        key = digest_of({"stage": self.job.stage, "version": self.job.version, "facets": dict(self.facets),
+                         "unit": dict(unit.material)})  # fmt: skip
+        return Path(self.job.units) / key[:2] / f"{key}{Path(unit.name).suffix}"
+
+    @cached_property
+    def _claims(self) -> Claims:
+        return Claims(Path(self.job.units) / "claims")
+
+
+def _is_there(stored: Path) -> bool:
+    """Tell whether somebody has finished a unit; `_taken` looks whether it still is what was sealed."""
+    return stored.is_file() and _seal(stored).is_file()
 
 
 def _taken(stored: Path, target: Path) -> bool:

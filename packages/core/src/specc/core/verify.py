@@ -65,6 +65,8 @@ def rebuild(
     """
     wrong, known = set[str](), dict[str, Decision]()
     for stage in plan.stages:
+        if stage.row.streamed:  # what it makes is in what its readers make
+            continue
         digest = digests[stage.name]
         if wrong.intersection(stage.row.inputs.values()):
             wrong.add(stage.name)
@@ -135,6 +137,11 @@ def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, reporter: Rep
             where=str(store.root),
             hint="build its spec again first, or `specc verify SPEC --rebuild`",
         )
+    if streamed := manifest.streamed:
+        raise SpeccError(
+            f"`{streamed[0]}` was computed while `{stage}` ran, and there is no artifact of it to build from",
+            hint="`specc verify SPEC --rebuild` builds a spec again from its sources on",
+        )
     for digest in manifest.inputs.values():
         store.require(digest, store.manifest(digest).stage)
     job = StageJob(
@@ -143,7 +150,10 @@ def rebuild_one(manifest: Manifest, store: Store, fresh: Store, *, reporter: Rep
         key=manifest.key,
         params=manifest.params,
         facets=manifest.facets,
-        inputs={slot: Input(path=str(store.path(digest)), digest=digest) for slot, digest in manifest.inputs.items()},
+        inputs={
+            slot: Input(path=str(store.path(digest)), digest=digest, key=manifest.keys.get(slot))
+            for slot, digest in manifest.inputs.items()
+        },
         files={},
         output="",
         work=str(fresh.work(stage, manifest.key)),

@@ -13,9 +13,11 @@ import shutil
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from safetensors import SafetensorError
@@ -24,11 +26,11 @@ from torch import Tensor
 
 from specc.core.engines import EVEN, SEQUENCES, capture_arguments, step_tokens
 from specc.core.errors import Exit, SpeccError
-from specc.core.files import pretty, write_atomic
-from specc.core.stage import Stage
+from specc.core.files import pretty, sha256_file, write_atomic
+from specc.core.stage import Stage, Tell, Unit
 from specc.datagen.encoding import ENCODING, StatesFile
 from specc.datagen.engine import generate, start, stop
-from specc.datagen.rows import read_index, shard_info, shard_name
+from specc.datagen.rows import read_index, shard_name
 from specc.datagen.vision import Placed, Shown, folded
 
 PATIENCE: Final = 60.0
@@ -43,50 +45,29 @@ def hidden_states(stage: Stage) -> None:
     Layer id l is the input of decoder layer l, residual added; the last id, the number of layers, is the output
     of the last layer before the final norm. Raises `SpeccError` if vLLM gives back anything else.
     """
+    if "stream" in stage.job.context:
+        from specc.datagen.produced import produce
+
+        produce(stage)
+        return
     params, source, verifier = stage.params, stage.input("tokens"), stage.job.inputs["verifier"]
     config, index = params["verifier"]["config"], read_index(source)
-    layers = [*params["draft"]["hidden_state_layers"], config["num_hidden_layers"]]
+    layers = layers_of(params)
     material = {
         "layers": layers,
         "sequence_length": params["data"]["sequence_length"],
         "verifier": params["verifier"],
         "verifier_digest": verifier.digest,
     }
-    pictures = Shown(stage.input("conversations")) if "image_token_id" in config else None
-    done, captured, seconds, shards = 0, 0, 0.0, list[dict[str, Any]]()
-    engine: Capture | None = None
-    try:
-        for number, shard in enumerate(index["shards"]):
-            name = shard_name(number, ".safetensors")
-
-            def write(path: Path, file: str = shard["file"], before: int = done) -> None:
-                nonlocal engine, captured, seconds
-                if engine is None:
-                    stage.progress(before, index["tokens"], "tokens", "starting vLLM")
-                    engine = Capture(Path(verifier.path), params, stage.facets, layers, stage.work / "captured")
-                tensors = load_file(source / file)
-                ids, mask = tensors["input_ids"].tolist(), tensors["loss_mask"].bool()
-                offsets = tensors["offsets"].tolist()
-                borders = list(pairwise(offsets))
-                rows = [ids[start:end] for start, end in borders]
-                asked = rows if pictures is None else pictured(rows, offsets, tensors, pictures, config)
-                began, through = time.monotonic(), 0
-                with StatesFile(path, len(borders), len(layers)) as place:
-                    for row, states in enumerate(engine.run(rows, asked)):
-                        place.add(states[: read_by_training(mask[slice(*borders[row])])])
-                        through += len(states)
-                        stage.progress(before + through, index["tokens"], "tokens")
-                captured, seconds = captured + through, seconds + time.monotonic() - began
-
-            stage.unit({**material, "tokens": shard["sha256"]}, name, write)
-            info = shard_info(stage.output, name, shard["rows"])
-            shards.append({"file": info.file, "rows": info.rows, "tokens": shard["tokens"], "sha256": info.sha256,
-                           "tokens_sha256": shard["sha256"]})  # fmt: skip
-            done += shard["tokens"]
-            stage.progress(done, index["tokens"], "tokens")
-    finally:
-        if engine is not None:
-            engine.close()
+    with Shards(stage, layers) as shards:
+        units = [
+            Unit(name=shard_name(number, ".safetensors"), material={**material, "tokens": shard["sha256"]},
+                 amount=shard["tokens"], write=partial(shards.write, source / shard["file"]))
+            for number, shard in enumerate(index["shards"])
+        ]  # fmt: skip
+        made = stage.units(units, "tokens")
+    if stage.worker:
+        return
     about = {
         "encoding": ENCODING,
         "layers": layers,
@@ -94,12 +75,72 @@ def hidden_states(stage: Stage) -> None:
         "dtype": params["verifier"]["dtype"],
         "rows": index["rows"],
         "tokens": index["tokens"],
-        "shards": shards,
-    }
+        "shards": [
+            {"file": unit.name, "rows": shard["rows"], "tokens": shard["tokens"],
+             "sha256": sha256_file(stage.output / unit.name), "tokens_sha256": shard["sha256"]}
+            for unit, shard in zip(units, index["shards"], strict=True)
+        ],
+    }  # fmt: skip
     write_atomic(stage.output / "index.json", pretty(about))
-    stage.record["tokens"] = captured
-    if captured:
-        stage.record["tokens_per_second"] = round(captured / seconds, 1)
+    stage.record["tokens"] = sum(unit.amount for unit in units if unit.name in made)
+    if shards.captured:
+        stage.record["tokens_per_second"] = round(shards.captured / shards.seconds, 1)
+
+
+def layers_of(params: Mapping[str, Any]) -> list[int]:
+    """Return the ids of a shard's layers: those that the draft reads, and the last one's output."""
+    return [*params["draft"]["hidden_state_layers"], params["verifier"]["config"]["num_hidden_layers"]]
+
+
+class Shards:
+    """What writes shards of hidden states; vLLM is started for the first one."""
+
+    def __init__(self, stage: Stage, layers: Sequence[int]) -> None:
+        self._stage, self._layers = stage, layers
+        seeing = "image_token_id" in stage.params["verifier"]["config"]
+        self._pictures = Shown(stage.input("conversations")) if seeing else None
+        self._engine: Capture | None = None
+        self.captured, self.seconds = 0, 0.0
+        """Tokens of the shards that were written, and the time that it took."""
+
+    def write(self, tokens: Path, path: Path, tell: Tell, held: Path | None = None) -> None:
+        """Write the hidden states of a shard of tokens at `path`, and at `held` those of its held-out rows alone.
+
+        The latter has all rows too, and keeps no token of the others.
+        """
+        stage, layers = self._stage, self._layers
+        if self._engine is None:
+            tell(0, "starting vLLM")
+            self._engine = Capture(
+                Path(stage.job.inputs["verifier"].path), stage.params, stage.facets, layers, stage.work / "captured"
+            )
+        tensors = load_file(tokens)
+        ids, mask, split = tensors["input_ids"].tolist(), tensors["loss_mask"].bool(), tensors["split"].tolist()
+        offsets = tensors["offsets"].tolist()
+        borders = list(pairwise(offsets))
+        rows = [ids[start:end] for start, end in borders]
+        config = stage.params["verifier"]["config"]
+        asked = rows if self._pictures is None else pictured(rows, offsets, tensors, self._pictures, config)
+        began, through = time.monotonic(), 0
+        with ExitStack() as files:
+            whole, *aside = (
+                files.enter_context(StatesFile(place, len(borders), len(layers))) for place in (path, held) if place
+            )
+            for row, states in enumerate(self._engine.run(rows, asked)):
+                read = states[: read_by_training(mask[slice(*borders[row])])]
+                whole.add(read)
+                for one in aside:
+                    one.add(read if split[row] else read[:0])
+                through += len(states)
+                tell(through, "")
+        self.captured, self.seconds = self.captured + through, self.seconds + time.monotonic() - began
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._engine is not None:
+            self._engine.close()
 
 
 def pictured(

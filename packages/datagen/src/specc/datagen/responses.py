@@ -17,10 +17,10 @@ from typing import Any
 from specc.core.engines import answer_arguments
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
-from specc.core.stage import Stage
+from specc.core.stage import Stage, Tell, Unit
 from specc.datagen.engine import generate, start, stop
 from specc.datagen.refusals import REFUSED, Refusals
-from specc.datagen.rows import Message, Row, read_rows, read_shards, shard_info, shard_name, write_rows
+from specc.datagen.rows import Message, Row, ShardInfo, read_rows, read_shards, shard_info, shard_name, write_rows
 from specc.datagen.talks import Asker, Talk, Writer, sampled
 from specc.datagen.vision import Shown, images_of
 
@@ -40,31 +40,35 @@ def responses(stage: Stage) -> None:
         "verifier_digest": verifier.digest,
     }
     shards, samples = read_shards(source), params["data"]["responses"].get("samples", 1)
-    total, done, infos = samples * sum(shard.rows for shard in shards), 0, list[dict[str, Any]]()
-    counts: Counter[str] = Counter()
     writer: Writer | None = None
+
+    def unit(number: int, shard: ShardInfo) -> Unit:
+        def write(path: Path, tell: Tell) -> None:
+            nonlocal writer
+            if writer is None:
+                writer = _writer(stage, tell, total)
+            write_rows(path, writer.answer(sampled(read_rows(source / shard.file), samples), tell))
+
+        return Unit(name=shard_name(number, ".jsonl"), material={**material, "rows": shard.sha256},
+                    amount=samples * shard.rows, write=write)  # fmt: skip
+
+    units, total = [unit(*item) for item in enumerate(shards)], samples * sum(shard.rows for shard in shards)
     try:
-        for number, shard in enumerate(shards):
-            name = shard_name(number, ".jsonl")
-
-            def write(path: Path, file: str = shard.file, before: int = done) -> None:
-                nonlocal writer
-                if writer is None:
-                    writer = _writer(stage, before, total)
-                rows = sampled(read_rows(source / file), samples)
-                write_rows(
-                    path, writer.answer(rows, lambda count, text: stage.progress(before + count, total, "rows", text))
-                )
-
-            stage.unit({**material, "rows": shard.sha256}, name, write)
-            kept = list(read_rows(stage.output / name))
-            counts += count(sampled(read_rows(source / shard.file), samples), kept)
-            infos.append(asdict(shard_info(stage.output, name, len(kept))))
-            done += samples * shard.rows
-            stage.progress(done, total, "rows")
+        made = stage.units(units, "rows")
     finally:
         if writer is not None:
             writer.close()
+    if stage.worker:
+        return
+    infos, counts, written = list[dict[str, Any]](), Counter[str](), 0
+    for one, shard in zip(units, shards, strict=True):
+        kept = list(read_rows(stage.output / one.name))
+        found = count(sampled(read_rows(source / shard.file), samples), kept)
+        counts, written = counts + found, written + found["tokens"] * (one.name in made)
+        infos.append(asdict(shard_info(stage.output, one.name, len(kept))))
+    if writer is not None:
+        stage.record["tokens"] = written if stage.workers > 1 else writer.tokens
+        stage.record["tokens_per_second"] = round(writer.tokens / writer.seconds, 1) if writer.tokens else None
     refused = Refusals(stage, total).every() if "endpoint" in params["data"]["responses"] else None
     _say(stage, counts, writer, total)
     if refused and refused.count:
@@ -75,8 +79,8 @@ def responses(stage: Stage) -> None:
     write_atomic(stage.output / "index.json", pretty(index))
 
 
-def _writer(stage: Stage, done: int, total: int) -> Writer:
-    """Return what answers a stage's rows, of which `done` of `total` are answered."""
+def _writer(stage: Stage, tell: Tell, total: int) -> Writer:
+    """Return what answers a stage's `total` rows."""
     verifier = Path(stage.job.inputs["verifier"].path)
     if "endpoint" in stage.params["data"]["responses"]:
         try:
@@ -84,9 +88,9 @@ def _writer(stage: Stage, done: int, total: int) -> Writer:
         except ModuleNotFoundError as error:
             raise SpeccError(f"an endpoint is asked with `{error.name}`, and it is not installed",
                              hint="`pip install 'specc[endpoint]'` brings it", code=Exit.STAGE) from error  # fmt: skip
-        stage.progress(done, total, "rows", "asking the endpoint")
+        tell(0, "asking the endpoint")
         return Endpoint(verifier, stage, total)
-    stage.progress(done, total, "rows", "starting vLLM")
+    tell(0, "starting vLLM")
     return Offline(verifier, stage.params, stage.facets, stage.input("conversations"))
 
 
@@ -107,9 +111,6 @@ def _users(row: Row) -> int:
 
 
 def _say(stage: Stage, counts: Counter[str], writer: Writer | None, total: int) -> None:
-    if writer is not None:
-        stage.record["tokens"] = writer.tokens
-        stage.record["tokens_per_second"] = round(writer.tokens / writer.seconds, 1) if writer.tokens else None
     example = f", the first of them {writer.refused[0]}" if writer and writer.refused else ""
     if counts["left_out"] == total:
         raise SpeccError(

@@ -22,9 +22,9 @@ from tokenizers import Encoding, Tokenizer, processors
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import pretty, write_atomic
 from specc.core.images import Image
-from specc.core.stage import Stage
+from specc.core.stage import Stage, Tell, Unit
 from specc.datagen.masks import REASONS, LeftOutError, Marked, Masker, cut_at, token_mask
-from specc.datagen.rows import Message, Row, Said, read_rows, read_shards, shard_info, shard_name
+from specc.datagen.rows import Message, Row, Said, ShardInfo, read_rows, read_shards, shard_info, shard_name
 from specc.datagen.template import ChatTemplate
 from specc.datagen.vision import Eyes, Placed, eyes_of, images_of
 
@@ -199,26 +199,30 @@ def tokens(stage: Stage) -> None:
         **stage.params["data"].get("responses", {}),
         **stage.params["data"].get("filters", {}),
     }
-    sources = read_shards(rows)
-    shards, counts, refused = list[dict[str, Any]](), np.zeros(len(encoder.counts), np.int64), list[str]()
-    done, total = 0, sum(source.rows for source in sources)
-    for number, source in enumerate(sources):
-        name = shard_name(number, ".safetensors")
+    sources, refused = read_shards(rows), list[str]()
 
-        def write(path: Path, file: str = source.file) -> None:
-            tensors, reasons = encoder.shard(list(read_rows(rows / file)))
+    def unit(number: int, source: ShardInfo) -> Unit:
+        def write(path: Path, _: Tell) -> None:
+            tensors, reasons = encoder.shard(list(read_rows(rows / source.file)))
             refused.extend(reasons[:1])
             save_file(tensors, path)
 
-        stage.unit({**material, "rows": source.sha256}, name, write)
-        tensors = load_file(stage.output / name)
+        return Unit(name=shard_name(number, ".safetensors"), material={**material, "rows": source.sha256},
+                    amount=source.rows, write=write)  # fmt: skip
+
+    units = [unit(number, source) for number, source in enumerate(sources)]
+    stage.units(units, "rows")
+    if stage.worker:
+        return
+    total, shards = sum(source.rows for source in sources), list[dict[str, Any]]()
+    counts = np.zeros(len(encoder.counts), np.int64)
+    for one in units:
+        tensors = load_file(stage.output / one.name)
         counts += tensors["counts"]
         shards.append(
-            asdict(shard_info(stage.output, name, len(tensors["row"])))
+            asdict(shard_info(stage.output, one.name, len(tensors["row"])))
             | {"tokens": len(tensors["input_ids"]), "trained_tokens": int(tensors["loss_mask"].sum())}
         )
-        done += source.rows
-        stage.progress(done, total, "rows")
     sums = {key: sum(shard[key] for shard in shards) for key in ("rows", "tokens", "trained_tokens")}
     counted = {name: int(count) for name, count in zip(encoder.counts, counts, strict=True)}
     left_out = {reason: counted[reason] for reason in REASONS if counted.get(reason)}

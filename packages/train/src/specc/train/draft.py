@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from specc.train.optim import learning_rate
 from specc.train.order import Plan, Step, packed
 from specc.train.phases import Phase
 from specc.train.states import OnDisk
+from specc.train.streamed import Streamed
 from specc.train.validation import Validation
 
 DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -63,7 +64,8 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
         frozen = read_verifier(stage.input("verifier"), config, d2t, DTYPES[train["precision"]])
         layers = [*algorithm(draft["algorithm"]).layers(draft), config["num_hidden_layers"]]
         tokens = stage.input("tokens")
-        corpus = Corpus(tokens, OnDisk(stage.input("hidden_states"), tokens, layers))
+        states = _states(stage, tokens, layers)
+        corpus = Corpus(tokens, states)
         plan = Plan(corpus, train, shuffle=data["shuffle"], window=data["shuffle_window"])
         if phase.until is not None and phase.until >= plan.total:
             raise SpeccError(f"a phase of `runtime.train.ranks` ends after step {phase.until}, and the training has"
@@ -84,6 +86,11 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
     with clock("start"):
         checkpoints = Checkpoints.of(stage.work, phase.number, stage.job.key)
         saved = checkpoints.restore(stage.warn)
+        if isinstance(states, Streamed):
+            after = saved.progress.step if saved else 0
+            shards = int((corpus.training.firsts.diff() > 0).sum())
+            states.expect((window.shards for _, window, _ in plan.windows_from(after)), shards, corpus.validation)
+            stage.progress(after, plan.total, "steps", "waiting for hidden states")  # which starts those that make them
         # As the engine rounds them: the masters of bf16 parameters start from bf16.
         initial = {
             name: tensor.to(frozen.embed_tokens.dtype).to(torch.float32)
@@ -153,6 +160,8 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
                     checkpoints.save(progress, state, best)
 
     engine.close()
+    if isinstance(states, Streamed):
+        stage.record["waited"] = round(states.waited, 3)
     stage.record["parts"] = {name: round(seconds, 3) for name, seconds in clock.seconds.items()}
     if not first or end < plan.total:
         return
@@ -185,6 +194,16 @@ class Clock:
         start = time.monotonic()
         yield
         self.seconds[part] += time.monotonic() - start
+
+
+def _states(stage: Stage, tokens: Path, layers: Sequence[int]) -> OnDisk | Streamed:
+    """Return where hidden states are read from: an artifact, or what is computed meanwhile."""
+    folder = stage.input("hidden_states")
+    if stage.job.inputs["hidden_states"].digest:
+        return OnDisk(folder, tokens, layers)
+    verifier = stage.params["verifier"]
+    about = {"layers": layers, "hidden_size": verifier["config"]["hidden_size"], "dtype": verifier["dtype"]}
+    return Streamed(folder, tokens, about, stage.job.context["stream"])
 
 
 def _vocabulary(stage: Stage) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -75,7 +75,7 @@ class OnDisk:
         if expected != [shard["tokens_sha256"] for shard in states["shards"]]:
             raise SpeccError("the hidden states were made from other tokens", where=str(folder),
                              hint="build both again from one plan: `specc build`", code=Exit.STAGE)  # fmt: skip
-        self._files = OpenFiles()
+        self._files = OpenFiles({})
         self._shards = [folder / shard["file"] for shard in states["shards"]]
         self._format = Format.of(states, layers)
 
@@ -85,6 +85,10 @@ class OnDisk:
 
     def done(self, shards: Sequence[int], keep: Sequence[Document]) -> None:
         """Do nothing: what is not read for long leaves the page cache by itself."""
+
+    def close(self, shards: Sequence[int]) -> None:
+        """Let go of shards whose files are to be removed."""
+        self._files.forget(self._shards[shard] for shard in shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +141,28 @@ class Format:
 class OpenFiles(threading.local):
     """safetensors files that are open, of each thread the last `OPEN_FILES` that it asked for."""
 
-    def __init__(self) -> None:
-        self._files: OrderedDict[Path, Any] = OrderedDict()
+    def __init__(self, gone: dict[Path, int] | None = None) -> None:
+        """Take what counts, for all threads, how often each file was removed (see `forget`), if any ever is."""
+        self._gone = {} if gone is None else gone
+        self._files: OrderedDict[Path, tuple[int, Any]] = OrderedDict()
 
     def __getitem__(self, path: Path) -> Any:
-        file = self._files.pop(path, None) or safe_open(path, framework="pt").__enter__()
-        self._files[path] = file
+        for other in [other for other, (times, _) in self._files.items() if times != self._gone.get(other, 0)]:
+            self._close(other)
+        _, file = self._files.pop(path, (0, None))
+        file = file or safe_open(path, framework="pt").__enter__()
+        self._files[path] = self._gone.get(path, 0), file
         if len(self._files) > OPEN_FILES:
-            self._files.popitem(last=False)[1].__exit__(None, None, None)
+            self._close(next(iter(self._files)))
         return file
+
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Let go of files that are to be removed, each thread when it asks for the next one: open, they keep it.
+
+        A file that comes again under the same name is opened anew.
+        """
+        for path in paths:
+            self._gone[path] = self._gone.get(path, 0) + 1
+
+    def _close(self, path: Path) -> None:
+        self._files.pop(path)[1].__exit__(None, None, None)

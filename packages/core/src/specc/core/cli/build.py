@@ -122,7 +122,7 @@ def making(
     if changed := class_of_profile(chosen[0]):
         words(changed)
     refuse_unrunnable(chosen)
-    work = force or any(decision.action != "hit" for decisions in decided(chosen) for decision in decisions)
+    work = force or any(decision.due for decisions in decided(chosen) for decision in decisions)
     expected = estimates(chosen) if work else {}
     made: list[Made] = []
     fresh: set[str] = set()
@@ -182,7 +182,7 @@ class Made:
     @property
     def ran(self) -> list[str]:
         """The recipes of the stages that were not there."""
-        return [decision.stage.recipe for decision in self.done.values() if decision.action != "hit"]
+        return [decision.stage.recipe for decision in self.done.values() if decision.due]
 
 
 def _print(made: Sequence[Made], verdicts: Sequence[Sequence[Verdict]], seconds: float, said: Estimate | None) -> None:

@@ -73,7 +73,7 @@ def command(  # noqa: PLR0917 - click passes by name
     if json:
         print_json({"out": str(out), "written": written, "lock": str(out.parent / lock.name), **said})
         return Exit.OK
-    built = any(decision.action != "hit" for decision in done.values())
+    built = any(decision.due for decision in done.values())
     words(f"{'converted' if built else 'nothing to do'}: {last} sha256:{digests[last]}")
     for line in _lines(made, said):
         words(f"  {line}")

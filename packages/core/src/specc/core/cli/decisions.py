@@ -15,7 +15,7 @@ from specc.core.plan import uncounted as sources_uncounted
 from specc.core.plan.rates import VERIFYING
 from specc.core.runnable import refusals
 
-_COLOURS = {"hit": "green", "build": "yellow", "build?": "cyan"}
+_COLOURS = {"hit": "green", "build": "yellow", "build?": "cyan", "stream": "blue"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ def reason(compiled: Compiled, decision: Decision) -> str:
     """Say in one line why a stage is what it is."""
     if decision.action == "hit":
         return human(compiled.store.manifest(decision.digest or "").size)
+    if decision.action == "stream":
+        return "computed while `draft` trains, no artifact"
     if decision.key and (damage := compiled.store.damage(decision.stage.name, decision.key)):
         return f"its artifact is damaged: {damage}"
     if decision.changes:
@@ -118,22 +120,25 @@ def grouped(found: Sequence[Step]) -> str:
 
 
 def _cells(action: str, estimate: Estimate) -> tuple[str, str, str]:
-    if action == "hit":
+    if action in ("hit", "stream"):
         return "", "", ""
     return minutes(estimate.seconds), human(estimate.disk), human(estimate.memory)
 
 
 def work(found: Iterable[Step]) -> list[Estimate]:
     """Return what each step will take that is to be done."""
-    return [step.estimate for step in found if step.decision.action != "hit"]
+    return [step.estimate for step in found if step.decision.due]
 
 
 def summary(found: Sequence[Step], builds: int = 1) -> str:
     """Return one line on the whole plan: how much is to be built, what it will take, and how that is known."""
     compiled, todo = found[0].compiled, work(found)
-    hits, whole = len(found) - len(todo), total(todo)
+    streamed = sum(step.decision.action == "stream" for step in found)
+    hits, whole = len(found) - len(todo) - streamed, total(todo)
     many = f"{builds} builds, " if builds > 1 else ""
-    line = f"plan: {many}{hits} hit{'s' * (hits != 1)}, {len(todo)} to build"
+    line = f"plan: {many}{hits} hit{'s' * (hits != 1)}, {len(todo)} to build" + f", {streamed} streamed" * (
+        streamed > 0
+    )
     if not todo:
         return line
     here = compiled.machine.name == machine_name()

@@ -20,6 +20,8 @@ from specc.core.datafiles import Format, files_of, local_format
 from specc.core.errors import Exit
 from specc.core.execute.machine import cpu_flags, detect_class, installed, isa_of, machine_name
 from specc.core.lock import MachineClass, machine_class
+from specc.core.plan.costs import alive
+from specc.core.plan.stages import streams
 from specc.core.store import Store
 
 _COLOURS: Final = {"ok": "green", "note": "yellow", "lack": "red"}
@@ -116,7 +118,8 @@ def _states(values: Mapping[str, Any], files: Mapping[str, Path]) -> int | None:
         rows += min(known, limit or known) if None not in counts else limit
     layers = algorithm(values["draft"]["algorithm"]).layers(values["draft"])
     width = (len(layers) + 1) * config["hidden_size"] * BYTES[values["verifier"]["dtype"]]
-    return rows * data["sequence_length"] * width
+    share = alive(data, rows, data["validation"]["share"]) if streams(values) else 1.0
+    return round(rows * data["sequence_length"] * width * share)
 
 
 def _lines(path: Path | None) -> int | None:
@@ -138,7 +141,13 @@ def _disk(store: Store, needed: int | None) -> Fact:
     text += f"; the hidden states take at most {human(needed)}"
     if needed <= free:
         return Fact("ok", "disk", text)
-    return Fact("note", "disk", text, "rows shorter than `data.sequence_length` take less; `specc gc` frees space")
+    return Fact(
+        "note",
+        "disk",
+        text,
+        "rows shorter than `data.sequence_length` take less; `specc gc` frees space, and"
+        " `data: {hidden_states: stream}` needs less of it",
+    )
 
 
 def _cores() -> int:

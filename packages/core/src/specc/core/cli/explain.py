@@ -100,6 +100,8 @@ def _stage(compiled: Compiled, plan: Plan, name: str, *, json: bool) -> int:
     if decision.action == "hit":
         size = human(compiled.store.manifest(decision.digest or "").size)
         click.echo(f"{name}: nothing in its key has changed; its artifact sha256:{decision.digest} has {size}")
+    elif decision.action == "stream":
+        click.echo(f"{name}: {reason(compiled, decision)}")
     else:
         for line in _why(compiled, decisions, decision):
             click.echo(line)

@@ -29,12 +29,17 @@ def command(  # noqa: PLR0917 - click passes by name
     decisions = {decision.stage.name: decision for decision in decide(compiled.plan, compiled.store)}
     if stage not in decisions:
         raise SpeccError(f"this spec has no stage `{stage}`", hint=f"its stages are: {', '.join(decisions)}")
-    found, last = decisions[stage], compiled.store.last(compiled.name, stage)
+    found, file = decisions[stage], "{key}.log"
+    if found.action == "stream":  # it runs beside the stage that reads it, whose log it is in
+        found = next(one for one in decisions.values() if stage in one.stage.row.inputs.values())
+        file = "{key}/producer-1.log"
+    last = compiled.store.last(compiled.name, found.stage.name)
     keys = [key for key in (found.key, last.key if last else None) if key]
-    path = next((path for key in keys if (path := compiled.store.root / "logs" / f"{key}.log").is_file()), None)
+    places = [compiled.store.root / "logs" / file.format(key=key) for key in keys]
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise SpeccError(f"`{stage}` has no log: it never ran here", where=str(compiled.store.root / "logs"),
-                         hint=f"`specc build {spec} --stage {stage}` runs it")  # fmt: skip
+                         hint=f"`specc build {spec} --stage {found.stage.name}` runs it")  # fmt: skip
     if json:
         print_json({"stage": stage, "path": str(path), "log": path.read_text(errors="replace")})
     elif only_path:

@@ -77,7 +77,7 @@ def report_of_spec(path: Path, only: Sequence[str]) -> str:
     lock = lock_path(path)
     trees = [flatten(compiled.resolved.values) for compiled in chosen]
     shared = {field: value for field, value in trees[0].items() if all(tree.get(field) == value for tree in trees)}
-    stale = {decision.stage.name for decisions in decided(chosen) for decision in decisions if decision.action != "hit"}
+    stale = {decision.stage.name for decisions in decided(chosen) for decision in decisions if decision.due}
     return report(
         [one for one in built if one.stages],
         Sheet(

@@ -141,6 +141,7 @@ def _as_data(store: Store, manifest: Manifest, lineage: Lineage) -> dict[str, An
         "params": dict(manifest.params),
         "facets": dict(manifest.facets),
         "inputs": dict(manifest.inputs),
+        "streamed": {slot: manifest.keys[slot] for slot in manifest.streamed},
         "lineage": [asdict(node) for node in lineage.nodes.values()],
         "record": store.record(manifest.key),
         "measured": _measured(store, manifest) if here else None,
@@ -172,6 +173,8 @@ def _print(store: Store, manifest: Manifest, lineage: Lineage, *, serve: str) ->
         _section("made of")
         for line in _tree(lineage, manifest.digest, set()):
             click.echo(f"  {line}")
+    for slot in manifest.streamed:
+        click.echo(f"  and of {slot}, streamed (key {manifest.keys[slot][:8]})")
     measured = _measured(store, manifest) if here else None
     if measured is not None:
         _section("measured")

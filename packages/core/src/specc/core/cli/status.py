@@ -16,7 +16,12 @@ from specc.core.errors import Exit, SpeccError
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
 
-_STATES = {"hit": ("current", "green"), "build": ("stale", "yellow"), "build?": ("stale?", "cyan")}
+_STATES = {
+    "hit": ("current", "green"),
+    "build": ("stale", "yellow"),
+    "build?": ("stale?", "cyan"),
+    "stream": ("stream", "blue"),
+}
 
 
 @click.command("status", short_help="which artifacts exist, which are stale")
@@ -45,9 +50,7 @@ def command(spec: Path | None, profile: Path | None, only: tuple[str, ...], json
     width = max(len(decision.stage.name) for decision in decisions)
     click.echo(f"{'stage':<{width}}  state    artifact      size     why")
     for decision in decisions:
-        word, name = (
-            ("missing", "red") if decision.last is None and decision.action != "hit" else _STATES[decision.action]
-        )
+        word, name = ("missing", "red") if decision.last is None and decision.due else _STATES[decision.action]
         digest = decision.digest or (decision.last.digest if decision.last else None)
         size = human(compiled.store.manifest(digest).size) if decision.action == "hit" and digest else ""
         why = "" if decision.action == "hit" else reason(compiled, decision)

@@ -91,7 +91,8 @@ def _spec(path: Path, profile: Path | None, only: tuple[str, ...], *, again: boo
     compiled = compile_spec(path, trust="locked", machine=machine_name(), only=only, profile=profile)
     plan, store = compiled.plan, compiled.store
     locked = compiled.lock.results.get(plan.numerics, {}) if again else {}
-    digests = {item.stage.name: item.digest or locked.get(item.stage.name, "") for item in decide(plan, _Named(store))}
+    found = [item for item in decide(plan, _Named(store)) if item.action != "stream"]
+    digests = {item.stage.name: item.digest or locked.get(item.stage.name, "") for item in found}
     if missing := [name for name, digest in digests.items() if not digest]:
         raise SpeccError(
             f"there is nothing to verify for {', '.join(f'`{name}`' for name in missing)}: never built on this machine",

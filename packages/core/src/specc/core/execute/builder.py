@@ -11,11 +11,12 @@ from typing import Any, Final
 
 from specc.core.contracts import Input, Manifest, StageJob
 from specc.core.errors import Exit, SpeccError
+from specc.core.execute.attendants import Attendant, workers
 from specc.core.execute.executor import run_stage
 from specc.core.execute.machine import installed
 from specc.core.execute.reporter import Reporter
 from specc.core.loggers import require
-from specc.core.plan import Decision, Plan, PlannedStage, before, decide_stage, lineage
+from specc.core.plan import Decision, Plan, PlannedStage, StageRow, before, decide_stage, lineage, named
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
 
@@ -60,15 +61,25 @@ def build(
     done: dict[str, Decision] = {}
     fresh = set() if fresh is None else fresh
     forced = {stage.name for stage in wanted if force and until in (None, stage.name)}
-    for decision in _foresee(plan, wanted, store):
-        if decision.action == "build" or decision.stage.name in forced:
+    foreseen = _foresee(plan, wanted, store)
+    if until is not None and foreseen[-1].action == "stream":
+        raise SpeccError(
+            f"`{until}` is computed while `draft` trains, and there is no artifact of it to build",
+            hint="`--stage draft` builds the draft; `data: {hidden_states: disk}` keeps them",
+        )
+    running = {name for one in foreseen if one.due for name in one.stage.row.inputs.values()}
+    for decision in foreseen:
+        name = decision.stage.name
+        if decision.action == "build" or name in forced or (decision.action == "stream" and name in running):
             _require(decision.stage, values, files)
             if log:
                 require(decision.stage.row.context.get("loggers", ()))
     for stage in wanted:
         held = False
         while not held:  # more than once only when `gc` came between
-            decision = decide_stage(plan, stage, done, store)
+            decision = done[stage.name] = decide_stage(plan, stage, done, store)
+            if decision.action == "stream":
+                break
             again = stage.name in forced and decision.key not in fresh
             if decision.action != "hit" or again:
                 manifest = _run(plan, decision, done, store=store, files=files, reporter=reporter, again=again, log=log)
@@ -77,8 +88,8 @@ def build(
             hold(decision.digest or "")
             held = store.find(stage.name, decision.key or "") == decision.digest
             done[stage.name] = decision
-        if store.writable:  # else nothing was built, and nobody else's store says what this build found
-            found = done[stage.name]
+        found = done[stage.name]
+        if store.writable and found.digest:  # else nothing was built, and nobody else's store says what was found
             store.note_last(plan.name, stage.name, store.manifest(found.digest or "", found.key))
     if store.writable and (last := done.get(plan.last)) and last.digest:
         store.name_ref(plan.name, last.digest)
@@ -205,11 +216,15 @@ def _run(
     ancestry = lineage(stage, done) if row.lineage else {}
     inputs = dict[str, Input]()
     for slot, source in row.inputs.items():
-        digest = done[source].digest or ""
-        store.require(digest, source)
-        inputs[slot] = Input(path=str(store.path(digest)), digest=digest)
+        inputs[slot] = _input(source, row, done, store)
+    attendants = list[Attendant]()
+    for slot, source in row.inputs.items():
+        if done[source].action == "stream":
+            folder = store.work(row.name, key) / "stream"
+            inputs[slot] = replace(inputs[slot], path=str(folder))
+            attendants += _producers(done[source], folder, done, store)
     if (earlier := before(stage)) is not None and not again:
-        other = earlier.key({name: done[name].digest or "" for name in row.inputs.values()}, ancestry)
+        other = earlier.key(named(stage, done), ancestry)
         context["earlier"] = {"key": other, "work": str(store.work(row.name, other, make=False))}
     if "loggers" in context and not log:
         del context["loggers"]
@@ -228,4 +243,37 @@ def _run(
         units=str(store.units(row.name)),
         context=context,
     )
-    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name, again=again)
+    if row.workers > 1:
+        job, attendants = workers(job, row.package, row.workers)
+    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name, again=again,
+                     attendants=attendants)  # fmt: skip
+
+
+def _input(source: str, row: StageRow, done: Mapping[str, Decision], store: Store) -> Input:
+    """Return what a stage reads of another; raises `SpeccError` if it is not what was sealed."""
+    found = done[source]
+    key = found.key if source in row.by_key else None
+    if found.action == "stream":
+        return Input(path="", digest="", key=key)
+    digest = found.digest or ""
+    store.require(digest, source)
+    return Input(path=str(store.path(digest)), digest=digest, key=key)
+
+
+def _producers(decision: Decision, folder: Path, done: Mapping[str, Decision], store: Store) -> list[Attendant]:
+    """Return the processes that make what a streamed stage has no artifact of, in `folder`, while another reads it."""
+    row = decision.stage.row
+    job = StageJob(
+        stage=row.name,
+        version=row.version,
+        key=decision.key or "",
+        params=decision.stage.params({}),
+        facets=decision.stage.facets,
+        inputs={slot: _input(source, row, done, store) for slot, source in row.inputs.items()},
+        files={},
+        output="",
+        work="",
+        units=str(store.units(row.name)),
+        context={"stream": str(folder)},
+    )
+    return [Attendant(name=f"producer-{number + 1}", package=row.package, job=job) for number in range(row.workers)]

@@ -1,38 +1,32 @@
-"""Run one stage: a process of its own, in an environment of its own, that holds its key's lock itself."""
+"""Run one stage: in processes of its own, in an environment made for them, which hold its key's lock themselves."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import platform
 import selectors
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, Final, NoReturn
 
-from specc.core.contracts import Event, Failure, Manifest, Note, Progress, StageJob, StageResult, load_event
+from specc.core.contracts import Failure, Manifest, Note, Progress, StageJob, StageResult
 from specc.core.errors import Exit, SpeccError
-from specc.core.execute.environment import environment, free_port
+from specc.core.execute.attendants import Attendant, Attendants
 from specc.core.execute.machine import require_isa
-from specc.core.execute.processes import await_exit, await_group, has_exited, kill_group
 from specc.core.execute.reporter import Reporter
-from specc.core.files import disk_of, remove_tree, write_atomic, writing
+from specc.core.execute.running import Running
+from specc.core.files import disk_of, remove_tree, writing
 from specc.core.store import Store
 
 GRACE: Final = 5.0
 """Seconds that a stage has between SIGTERM and SIGKILL."""
 POLL: Final = 0.2
-LONGEST: Final = 1 << 20
-"""Bytes of a line that may be an event; an engine that prints more of them without an end is no reason to hold them."""
 
 
 def run_stage(
@@ -44,15 +38,14 @@ def run_stage(
     name: str,
     interpreter: str = sys.executable,
     again: bool = False,
+    attendants: Sequence[Attendant] = (),
 ) -> Manifest:
     """Run a stage and seal what it made; its artifact is named after the spec `name`.
 
     `job.output` is set here. If another process works on the same key, wait and take what it made. `again` runs the
-    stage from its first row on, whatever is there. Raises `SpeccError` when the stage fails (exit code 3, or the
-    failure's own) or its artifact differs from the one that the key gave before (exit code 4). An interrupt, and
-    SIGTERM (as `SystemExit`, 143), stop the stage first.
-
-    The kernel kills a stage when the thread that started it ends, so a stage is followed by that same thread.
+    stage from its first row on, whatever is there. `attendants` run beside it. Raises `SpeccError` when the stage
+    fails (exit code 3, or the failure's own) or its artifact differs from the one that the key gave before (exit code
+    4). An interrupt, and SIGTERM (as `SystemExit`, 143), stop the stage first.
     """
     started, date = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with terminable(), store.lock(job.key, lambda: reporter.waiting(job.stage)) as lock:
@@ -72,7 +65,7 @@ def run_stage(
                 work = store.work(job.stage, job.key)
                 job = replace(job, units=str(work / "units"))
             job = replace(job, output=str(output), work=str(work))
-            record = _run(job, [interpreter, "-P", "-m", f"specc.{package}"], lock, store, reporter)
+            record = _run(job, package, interpreter, attendants, lock=lock, store=store, reporter=reporter)
             manifest = store.seal(job, name, output, {**record, "started": date, "host": platform.node()})
         except BaseException:
             reporter.stage_stopped()
@@ -85,111 +78,69 @@ def run_stage(
         return manifest
 
 
-def _run(job: StageJob, command: list[str], lock: int, store: Store, reporter: Reporter) -> dict[str, Any]:
-    """Run a stage's process to its end and return its record."""
-    work, log_path = Path(job.work), store.log(job.key)
+def _run(
+    job: StageJob,
+    package: str,
+    interpreter: str,
+    attendants: Sequence[Attendant],
+    *,
+    lock: int,
+    store: Store,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Run a stage's processes to their end and return the main one's record."""
     with writing(store.root):
-        remove_tree(work / "tmp")
-        for folder in ("home", "tmp"):
-            (work / folder).mkdir(exist_ok=True)
-        write_atomic(work / "JOB.json", job.dump())
-        log = log_path.open("ab", buffering=0)
-    with log, ExitStack() as held:
-        sockets: str | None = None
-        if "tensor_parallel" in job.facets:
-            # Short, and not in the store: a socket's path may have 107 bytes.
-            sockets = held.enter_context(tempfile.TemporaryDirectory(prefix="specc-", ignore_cleanup_errors=True))
-        with writing(store.root):
-            log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {job.stage} {job.key}\n".encode())
-        try:
-            process = subprocess.Popen(
-                [*command, str(work / "JOB.json")],
-                cwd=work,
-                env=environment(
-                    job.facets,
-                    work,
-                    free_port(),
-                    hub=bool(job.context.get("hub")),
-                    endpoint="endpoint" in job.context,
-                    loggers=job.context.get("loggers", ()),
-                    sockets=sockets,
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                pass_fds=(lock,),
-                process_group=0,
-            )
-        except OSError as error:
-            raise SpeccError(
-                f"the interpreter `{command[0]}` cannot be started: {error.strerror}",
-                hint="name the Python of an environment that specc is installed in",
-                code=Exit.STAGE,
-            ) from error
-        try:
-            end = _follow(process, log, reporter)
-            await_exit(process.pid)
-        except BaseException:
-            kill_group(process.pid, signal.SIGTERM)
-            await_exit(process.pid, GRACE)
-            raise
-        finally:
-            # The stage is dead but not yet waited for, so that its number, and so its group's, is nobody else's.
-            # Whatever it started and left must not write into an output that is being sealed.
-            kill_group(process.pid, signal.SIGKILL)
-            process.wait()
-            await_group(process.pid)
-    if isinstance(end, StageResult) and process.returncode == 0:
-        return json.loads(json.dumps(end.record), parse_constant=lambda _: None)  # NaN is no JSON
-    raise _failed(job, end, process.returncode, log_path)
-
-
-def _follow(process: subprocess.Popen[bytes], log: BinaryIO, reporter: Reporter) -> StageResult | Failure | None:
-    """Read a stage's events until its pipe closes or it ends; return the last word it said, if it said one."""
-    end: StageResult | Failure | None = None
-    pipe, rest = process.stdout, b""
-    if pipe is None:
-        raise AssertionError
-    with pipe, selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while True:
-            if not selector.select(POLL):
-                if has_exited(process.pid):  # and something it started still holds its pipe
-                    return end
-                continue
-            chunk = os.read(pipe.fileno(), 1 << 16)
-            if not chunk:
-                return end
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > LONGEST:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                match _event(line):
-                    case Progress() as event:
-                        reporter.progress(event)
-                    case Note() as event:
-                        reporter.note(event)
-                    case StageResult() | Failure() as event:
-                        end = event
-                    case None:  # printed before the stage turned its output away from the pipe
-                        with suppress(OSError):
-                            log.write(line + b"\n")
-
-
-def _event(line: bytes) -> Event | None:
-    """Read a line; None if it is no event, or one whose values are not what they should be."""
+        main = Running(job, package, store.log(job.key), lock, interpreter)
+    beside = Attendants(attendants, main, lock)
     try:
-        event = load_event(line.decode())
-        match event:
-            case Progress(done=done, total=total, unit=str(), text=str()):
-                good = all(math.isfinite(number) for number in (done, total or 0))
-            case Note(text=str()) | StageResult(record=dict()) | Failure(message=str(), code=int()):
-                good = True
-            case _:
-                good = False
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        return None
-    return event if good else None
+        failed = _follow(main, beside, reporter)
+        if failed is None:
+            main.wait()
+    except BaseException:
+        main.ask()
+        beside.ask()
+        main.wait(GRACE)
+        raise
+    finally:
+        code = main.stop()
+        beside.end(GRACE)
+    if failed is not None:
+        raise _failed(failed.job, failed.end, failed.process.returncode, failed.path)
+    if isinstance(main.end, StageResult) and code == 0:
+        return json.loads(json.dumps(main.end.record), parse_constant=lambda _: None)  # NaN is no JSON
+    raise _failed(job, main.end, code, main.path)
+
+
+def _follow(main: Running, beside: Attendants, reporter: Reporter) -> Running | None:
+    """Read a stage's events until its main process has no more to say; return an attendant that failed, if one did."""
+    last: Progress | None = None
+    with selectors.DefaultSelector() as selector:
+        selector.register(main, selectors.EVENT_READ)
+        while True:
+            exited = main.exited
+            ready = [key.fileobj for key, _ in selector.select(0 if exited else POLL)]
+            if main in ready:
+                events = main.read()
+                if events is None:
+                    return None
+                for event in events:
+                    if isinstance(event, Note):
+                        reporter.note(event)
+                        continue
+                    last = event
+                    reporter.progress(beside.add(event))
+                    if event.total is None or event.done < event.total:
+                        beside.start(selector)
+            elif exited:  # and something it started still holds its pipe
+                return None
+            for other in ready:
+                if isinstance(other, Running) and other is not main:
+                    for note in beside.read(other, selector):
+                        reporter.note(note)
+                    if last is not None:
+                        reporter.progress(beside.add(last))
+            if (failed := beside.tend(ready, selector, reporter.note)) is not None:
+                return failed
 
 
 def _failed(job: StageJob, end: StageResult | Failure | None, code: int, log: Path) -> SpeccError:

@@ -202,6 +202,23 @@ class Filters(Section):
     the stage `tokens`. Default: no bound."""
 
 
+class HiddenStates(Section):
+    """Where training reads the verifier's hidden states from; it has no effect on the result."""
+
+    from_: Annotated[Literal["disk", "stream"], Field(alias="from")] = "disk"
+    """`disk` computes all of them before training and keeps them as an artifact; `stream` computes them while the draft
+    trains, and drops those of a window when training is done with it."""
+    keep: bool = False
+    """Whether a stream keeps what the first epoch has computed for the later ones, which else compute it again."""
+    ahead: Annotated[int, Field(ge=1)] | None = None
+    """Number of shards that a stream computes ahead of the window that is trained on. Default: as many as a window
+    has, `shuffle_window`."""
+
+
+def _hidden_states(value: Any) -> Any:
+    return {"from": value} if isinstance(value, str) else value
+
+
 class Data(Section):
     """What the draft learns from."""
 
@@ -229,5 +246,11 @@ class Data(Section):
     shuffle_window: Annotated[int, Field(ge=1)] = 32
     """Number of shards whose conversations are mixed with one another. An epoch is trained window by window, so that
     only their hidden states are needed at a time; more shards mix better."""
+    hidden_states: Annotated[
+        HiddenStates | None,
+        BeforeValidator(_hidden_states, json_schema_input_type=Literal["disk", "stream"] | HiddenStates),
+    ] = None
+    """Where training reads the verifier's hidden states from: `disk`, or a `stream` that needs no room for all of them.
+    Default: disk."""
     shard_rows: Annotated[int, Field(ge=1, le=65536)] = 256
     """Number of conversations in a shard, the unit of work that survives an interruption."""

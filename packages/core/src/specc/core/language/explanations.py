@@ -409,6 +409,12 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Swap the two.",
         "filters-that-keep-nothing",
     ),
+    "E0246": Explanation(
+        "`keep` and `ahead` stand beside `from: stream` in `data.hidden_states`.",
+        "From disk all hidden states are there before training begins, and are kept as an artifact.",
+        "Write `from: stream`, or remove them.",
+        "kept-on-disk",
+    ),
     "E0250": Explanation(
         "Several samples of an answer need a temperature above 0.",
         "At temperature 0 the most probable token is taken, and all samples would be the same conversation.",

@@ -254,8 +254,9 @@ class Checks(Section):
 class DatagenRuntime(Section):
     """Processes that make data."""
 
-    workers: Annotated[int, Field(ge=1, le=1)] = 1
-    """Number of processes; this release has one."""
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Number of processes of this machine that make shards side by side, each of `runtime.threads`; in no key. One
+    process asks an endpoint, whatever this says."""
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of processes, each with a GPU if there are any, that every layer of the verifier is spread over, in the
     evaluation too; part of the numerics class."""
@@ -353,8 +354,8 @@ class Spec(Section):
         """Return the tree of values in plain JSON types; None stands for what is derived later.
 
         Of the losses, of DeepSpeed's values, of `draft.init`, of the loggers, of a source, of a file of prompts, of
-        samples, template and endpoint, and of what is done with rows only what the spec gives is in it; the `rows` of a
-        source are always.
+        samples, template and endpoint, and of what is done with rows and hidden states only what the spec gives is in
+        it; the `rows` of a source are always.
         """
         tree = self.model_dump(by_alias=True)
         data = tree["data"]
@@ -363,7 +364,7 @@ class Spec(Section):
                 del item[name]
             if "columns" in item:
                 item["columns"] = _given(item["columns"])
-        for name in ("filters", "bad_rows"):
+        for name in ("filters", "bad_rows", "hidden_states"):
             if (value := data.pop(name)) not in (None, 0):
                 data[name] = _given(value) if isinstance(value, dict) else value
         responses, datagen = tree["data"]["responses"], tree["runtime"]["datagen"]

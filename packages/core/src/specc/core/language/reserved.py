@@ -13,7 +13,6 @@ _EXACT: Final = "remove it: it changes what is computed, which no test holds to 
 
 RESERVED: Final[Mapping[str, str]] = {
     # dotted path (`*` for an index of a list), or path=value: what to do instead
-    "data.hidden_states": "remove it: hidden states are kept on disk",
     "evaluate.prompts.*.url": _HUB_DATA,
     "evaluate.prompts.*.split": "name a file of the data set: `path: question.jsonl`",
     **{f"train.deepspeed.{name}": _PRINTS for name in (
@@ -50,7 +49,6 @@ RESERVED: Final[Mapping[str, str]] = {
         "zero_optimization.zero_quantized_nontrainable_weights", "zero_optimization.zero_quantized_gradients")},
     "runtime.datagen.python": "interpreters never come from a spec: they could run anything",
     "runtime.train.python": "interpreters never come from a spec: they could run anything",
-    "runtime.datagen.workers": "use `workers: 1`",
     "runtime.datagen.pipeline_parallel": "spread every layer with `tensor_parallel`: vLLM hands out hidden states of"
     " one stage alone",
 }  # fmt: skip
@@ -83,8 +81,7 @@ def reserved(path: tuple[str | int, ...], value: object = None) -> Refused | Non
     name = ".".join("*" if isinstance(part, int) else part for part in path)
     if name in RESERVED:
         shown = name.replace(".*", "")
-        many = isinstance(value, int) and not isinstance(value, bool) and name.startswith("runtime.")
-        return Refused(f"`{shown}` {'above 1 ' if many else ''}is not in this release", RESERVED[name])
+        return Refused(f"`{shown}` is not in this release", RESERVED[name])
     if field := DECIDED.get(name):
         return Refused(f"`{name}` follows from `{field}`", f"remove it, and set `{field}`", "E0107")
     if isinstance(value, str) and f"{name}={value}" in RESERVED:

@@ -257,7 +257,7 @@ class Rules:
                                       hint=f"read are {KNOWN}")  # fmt: skip
 
     def _mix(self) -> Iterator[SpeccError]:
-        """Rules on weights and filters."""
+        """Rules on weights, filters and where hidden states are."""
         weighted = [index for index, source in enumerate(self.data["sources"]) if "weight" in source]
         if weighted and len(weighted) < len(self.data["sources"]):
             other = next(index for index in range(len(self.data["sources"])) if index not in weighted)
@@ -274,6 +274,14 @@ class Rules:
             if least is not None and most is not None and least > most:
                 yield self._error("E0245", f"no conversation has at least {least} and at most {most} {what}",
                                   f"data.filters.max_{what}", hint="swap the two")  # fmt: skip
+
+        states = self.data.get("hidden_states") or {}
+        if states.get("from") == "disk":
+            for name in ("keep", "ahead"):
+                if states.get(name):
+                    path = f"data.hidden_states.{name}"
+                    yield self._error("E0246", f"`{path}` is about a stream, and this reads from disk", path,
+                                      hint="write `from: stream`, or remove it")  # fmt: skip
 
     def _line(self, path: KeyPath) -> str:
         return f"`{path[0]}.{path[1]}` has it on line {self.document.position(path).line}"

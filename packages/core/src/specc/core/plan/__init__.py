@@ -12,6 +12,7 @@ from specc.core.plan.plan import (
     decide_stage,
     lineage,
     lower,
+    named,
     plan_name,
     runtime_of,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "decide_stage",
     "lineage",
     "lower",
+    "named",
     "plan_name",
     "read_json",
     "runtime_of",

@@ -87,6 +87,22 @@ def rows_seen(values: Values, corpus: Corpus) -> float:
     return _learnt(corpus) * _passes(values, corpus)
 
 
+def captures(values: Values, corpus: Corpus) -> float:
+    """Return how often a stream computes the hidden states of all rows."""
+    once = values["data"]["hidden_states"]["keep"] or alive(values["data"], corpus.rows, corpus.held) >= 1 + corpus.held
+    return 1.0 if once else max(1.0, _passes(values, corpus))
+
+
+def alive(data: Values, rows: float, held: float) -> float:
+    """Return the share of the hidden states that a stream holds at most: of so many rows, a share of them held out.
+
+    Those of the held-out rows are there by themselves, too.
+    """
+    shards = max(1.0, rows / data["shard_rows"])
+    most = data["shuffle_window"] + (data["hidden_states"].get("ahead") or data["shuffle_window"])
+    return held + (1.0 if data["hidden_states"]["keep"] else min(1.0, most / shards))
+
+
 def _draft(values: Values, corpus: Corpus) -> float:
     """Return the operations of training, and of validation after each epoch and before the first."""
     draft, passes = values["draft"], _passes(values, corpus)

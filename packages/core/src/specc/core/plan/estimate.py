@@ -11,16 +11,16 @@ stage runs (see `specc.core.stage.Stage.unit`), so that more data may take less 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from specc.core.lock import MachineClass
-from specc.core.plan.corpus import INDEXED, count, indexes, look_into
-from specc.core.plan.costs import COSTS, TOKENS, decoded, sizes
+from specc.core.plan.corpus import INDEXED, Corpus, count, indexes, look_into
+from specc.core.plan.costs import COSTS, TOKENS, alive, captures, decoded, sizes
 from specc.core.plan.plan import Plan
-from specc.core.plan.rates import Run, declared, most_similar, ranks, resident, runs_here, scaled, stand_ins
+from specc.core.plan.rates import Run, declared, most_similar, processes, resident, runs_here, scaled, stand_ins
 from specc.core.plan.stages import Values
 from specc.core.store import Store
 
@@ -31,7 +31,7 @@ class Estimate:
 
     seconds: float
     disk: int
-    """Bytes of the artifact."""
+    """Bytes of the artifact, and of what is streamed to the stage at most."""
     memory: int
     """Bytes, peak resident, of all ranks."""
     tokens: int | None
@@ -42,6 +42,10 @@ class Estimate:
     """Whether the rate was measured on this machine (earlier run records of the store), else it is declared."""
     complete: bool = True
     """False where a data file's rows could not be counted, or an endpoint was never asked: numbers are too low."""
+
+
+NOTHING: Final = Estimate(seconds=0.0, disk=0, memory=0, tokens=None, flops=None, measured=True)
+"""What a streamed stage takes by itself: all of it is in what its reader takes."""
 
 
 class Estimator:
@@ -87,8 +91,10 @@ class Estimator:
             amount = (
                 tokens if (cost or remote) and tokens is not None else disks["tokens" if name == "vocabulary" else name]
             )
+            streamed = "stream" in stage.row.context
             runs = self._runs.get(name) or stand_ins(name, self._runs)
-            run = most_similar(stage, [run for run in runs if run.remote == remote])
+            runs = [run for run in runs if run.remote == remote and run.streamed <= streamed]
+            run = most_similar(stage, [run for run in runs if run.streamed == streamed] or runs)
             seconds = run and scaled(run, stage, corpus, amount, flops)
             own = (run and run.memory(stage)) or round(
                 resident("conversations" if remote else name, values, self.machine, disks)
@@ -100,14 +106,33 @@ class Estimator:
                 if remote
                 else declared(name, values, self.machine, amount, flops),
                 disk=round(disks[name]),
-                memory=ranks(values, name) * own,
+                memory=processes(values, name) * own,
                 tokens=None if tokens is None else round(tokens),
                 flops=flops,
                 measured=seconds is not None,
                 complete=(corpus.complete or name in ("verifier", "converted", "checkpoint", "stitched"))
                 and not (remote and seconds is None),
             )
+            if streamed:
+                source = next(one for one in plan.stages if one.row.streamed)
+                beside, found[source.recipe] = found[source.recipe], NOTHING
+                counted = run is not None and seconds is not None and run.streamed  # its run waited for them
+                found[stage.recipe] = _streamed(found[stage.recipe], beside, values, corpus, counted=counted,
+                                                together=self.machine.device == "cpu")  # fmt: skip
         return found
+
+
+def _streamed(
+    own: Estimate, beside: Estimate, values: Values, corpus: Corpus, *, counted: bool, together: bool
+) -> Estimate:
+    """Return what training takes with the hidden states that are computed beside it; `together` on the same cores."""
+    seconds, share = own.seconds, alive(values["data"], corpus.rows, corpus.held)
+    if not counted:
+        capture = beside.seconds * captures(values, corpus)
+        seconds = own.seconds + capture if together else max(own.seconds, capture)
+    return replace(own, seconds=seconds, disk=own.disk + round(beside.disk * share),
+                   memory=own.memory + beside.memory, complete=own.complete and beside.complete,
+                   measured=own.measured and (counted or beside.measured))  # fmt: skip
 
 
 def total(parts: Iterable[Estimate]) -> Estimate:

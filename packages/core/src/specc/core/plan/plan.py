@@ -48,14 +48,14 @@ class PlannedStage:
         """The stage's name."""
         return self.row.name
 
-    def key(self, digests: Mapping[str, str], lineage: Mapping[str, Any]) -> str:
-        """Return the stage's key, given its inputs' digests and its ancestors' keys (see `lineage`)."""
+    def key(self, names: Mapping[str, str], lineage: Mapping[str, Any]) -> str:
+        """Return the stage's key, given what stands for its inputs (`named`) and its ancestors' keys (`lineage`)."""
         return digest_of(
             {
                 "stage": self.row.name,
                 "version": self.row.version,
                 "params": self.params(lineage),
-                "inputs": {name: digests[stage] for name, stage in self.row.inputs.items()},
+                "inputs": {name: names[stage] for name, stage in self.row.inputs.items()},
                 "facets": dict(self.facets),
             }
         )
@@ -94,17 +94,23 @@ class Change:
 class Decision:
     """What a stage needs: `hit` (its artifact is there), `build`, or `build?` (a hit if its inputs come out the same).
 
-    `key` is None until the inputs are there. `waits_for` are the inputs that are to be built. `changes` say
-    why it is not what the last build of this spec had; empty and not a hit means that it was never built, or is gone.
+    `stream` is a stage that has no artifact, and is run beside those that read it. `key` is None until the inputs are
+    there. `waits_for` are the inputs that are to be built. `changes` say why it is not what the last build of this spec
+    had; empty and not a hit means that it was never built, or is gone.
     """
 
     stage: PlannedStage
-    action: Literal["hit", "build", "build?"]
+    action: Literal["hit", "build", "build?", "stream"]
     key: str | None
     digest: str | None = None
     waits_for: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     last: Manifest | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether there is, or may be, something to be built."""
+        return self.action in ("build", "build?")
 
 
 def lower(values: Values, machine: MachineClass, build: str = "") -> Plan:
@@ -180,18 +186,30 @@ def decide_stage(plan: Plan, stage: PlannedStage, earlier: Mapping[str, Decision
     """Decide for one stage, given the decisions (or the finished builds) of those before it."""
     inputs = {name: earlier[name] for name in stage.row.inputs.values()}
     last = store.last(plan.name, stage.name)
-    waits_for = tuple(dict.fromkeys(name for name, decision in inputs.items() if decision.digest is None))
-    if waits_for:
+    names = named(stage, inputs)
+    if len(names) < len(inputs):
         changes = _changes(stage, last, {}, {})
-        action = "build?" if last is not None and not changes else "build"
+        action = "stream" if stage.row.streamed else "build?" if last is not None and not changes else "build"
+        waits_for = tuple(name for name, one in inputs.items() if name not in names and one.action != "stream")
         return Decision(stage=stage, action=action, key=None, waits_for=waits_for, changes=changes, last=last)
-    digests = {name: decision.digest or "" for name, decision in inputs.items()}
     ancestry = lineage(stage, earlier) if stage.row.lineage else {}
-    key = stage.key(digests, ancestry)
+    key = stage.key(names, ancestry)
     digest = store.find(stage.name, key)
     if digest is not None:
         return Decision(stage=stage, action="hit", key=key, digest=digest, last=last)
-    return Decision(stage=stage, action="build", key=key, changes=_changes(stage, last, digests, ancestry), last=last)
+    if stage.row.streamed:
+        return Decision(stage=stage, action="stream", key=key, last=last)
+    return Decision(stage=stage, action="build", key=key, changes=_changes(stage, last, names, ancestry), last=last)
+
+
+def named(stage: PlannedStage, earlier: Mapping[str, Decision]) -> dict[str, str]:
+    """Return what stands in a stage's key for the stages that make its inputs, less what is not known yet.
+
+    That is the digest of what they made, or their own key, which is known sooner, and of a stream too.
+    """
+    by_key = stage.row.by_key
+    found = {name: earlier[name].key if name in by_key else earlier[name].digest for name in stage.row.inputs.values()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def lineage(stage: PlannedStage, earlier: Mapping[str, Decision]) -> dict[str, Any]:
@@ -203,19 +221,20 @@ def lineage(stage: PlannedStage, earlier: Mapping[str, Decision]) -> dict[str, A
         if name in found:
             continue
         decision = earlier[name]
+        names = named(decision.stage, earlier)
         found[name] = {
             "version": decision.stage.row.version,
             "key": decision.key,
-            "inputs": {slot: earlier[source].digest for slot, source in decision.stage.row.inputs.items()},
+            "inputs": {slot: names[source] for slot, source in decision.stage.row.inputs.items()},
         }
         waiting += decision.stage.row.inputs.values()
     return dict(sorted(found.items()))
 
 
 def _changes(
-    stage: PlannedStage, last: Manifest | None, digests: Mapping[str, str], ancestry: Mapping[str, Any]
+    stage: PlannedStage, last: Manifest | None, names: Mapping[str, str], ancestry: Mapping[str, Any]
 ) -> tuple[Change, ...]:
-    """Return what differs between the last build and now; inputs only where their digests are known."""
+    """Return what differs between the last build and now; inputs only where it is known what stands for them."""
     if last is None:
         return ()
     found: list[Change] = []
@@ -224,9 +243,12 @@ def _changes(
     before = flatten({key: value for key, value in last.params.items() if key != "stages"})
     found += [Change(*item, "value") for item in _different(before, flatten(stage.row.params))]
     found += [Change(*item, "engine") for item in _different(last.facets, stage.facets)]
-    if digests:
-        now = {name: digests[source] for name, source in stage.row.inputs.items()}
-        found += [Change(*item, "input") for item in _different(last.inputs, now)]
+    if names:
+        # An earlier release named every input by its digest, which says nothing of a key.
+        unknown = {slot for slot, source in stage.row.inputs.items() if source in stage.row.by_key} - set(last.keys)
+        now = {slot: names[source] for slot, source in stage.row.inputs.items() if slot not in unknown}
+        before = {slot: name for slot, name in {**last.inputs, **last.keys}.items() if slot not in unknown}
+        found += [Change(*item, "input") for item in _different(before, now)]
     if ancestry and not found and last.params.get("stages") != ancestry:
         found.append(Change("stages", None, None, "input"))
     return tuple(found)

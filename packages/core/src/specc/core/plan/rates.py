@@ -15,7 +15,7 @@ from specc.core.lock import MachineClass
 from specc.core.plan.corpus import Corpus, number, read_json
 from specc.core.plan.costs import COSTS, WIDTH, head_size, learnt_shapes, rows_seen, weight_bytes
 from specc.core.plan.plan import PlannedStage
-from specc.core.plan.stages import Values, verifier_processes
+from specc.core.plan.stages import Values, verifier_processes, workers
 from specc.core.store import Store
 from specc.core.store.manifests import repeats
 
@@ -95,21 +95,25 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
             "evaluation": 2 * weights + disks["checkpoint"],  # the fp32 answers
             "benchmark": weights + disks["checkpoint"] + cache,  # the other engine
         }
-        return VLLM + (weights + cache + again.get(name, 0)) / ranks(values, name)
+        return VLLM + (weights + cache + again.get(name, 0)) / verifier_processes(values["runtime"])
     if name == "draft":
         learnt = sum(math.prod(shape) for shape in learnt_shapes(values).values())
         ends = 2 * head_size(config) * WIDTH[verifier["dtype"]]
         inner = draft.get("intermediate_size", config["intermediate_size"])
         wide = 12 * config["hidden_size"] + 4 * inner  # a row's kept activations at each step
         cost, rows = algorithm(draft["algorithm"]).training(draft, config, 0.0), values["train"]["batch_tokens"]
-        rows = min(rows, cost.most or rows) * cost.kept / ranks(values, name)
+        rows = min(rows, cost.most or rows) * cost.kept / processes(values, name)
         return TRAINER + ends + 18 * learnt + 2 * rows * wide
     whole = {"verifier": 2.0 if verifier["format"] == "gguf" else 0.0, "checkpoint": 4.0, "converted": 4.0}
     return PYTHON + whole.get(name, 0.0) * disks[name]
 
 
-def ranks(values: Values, name: str) -> int:
-    """Return the processes that a stage computes in on this machine, at most."""
+def processes(values: Values, name: str) -> int:
+    """Return the processes that a stage has on this machine, at most."""
+    if name in ("responses", "tokens", "hidden_states"):
+        remote = name == "responses" and "endpoint" in values["data"]["responses"]
+        many = 1 if remote else workers(values)
+        return many if remote or name not in VERIFYING else many * verifier_processes(values["runtime"])
     if name in VERIFYING:
         return verifier_processes(values["runtime"])
     ranks: Any = values["runtime"]["train"]["ranks"] if name == "draft" else 1
@@ -119,10 +123,10 @@ def ranks(values: Values, name: str) -> int:
 def declared(name: str, values: Values, machine: MachineClass, amount: float, flops: float | None) -> float:
     """Return a stage's seconds at declared rates."""
     if flops is None:
-        return amount / BYTES[name]
+        return amount / BYTES[name] / processes(values, name)
     narrow, wide = GFLOPS[machine.name]
     exact = values["train"]["precision"] == "fp32" if name == "draft" else values["verifier"]["dtype"] == "float32"
-    cores = (1 if machine.device == "cuda" else values["runtime"]["threads"]) * ranks(values, name)
+    cores = (1 if machine.device == "cuda" else values["runtime"]["threads"]) * processes(values, name)
     start, share = START[name][machine.device], SHARE[name]
     if name == "benchmark":
         start += ENGINE[machine.device] * len(values["evaluate"]["grid"]["speculative_tokens"])
@@ -144,6 +148,16 @@ class Run:
     start: float
     busy: float
     amount: float
+
+    @property
+    def workers(self) -> int:
+        """The processes that made its units."""
+        return int(number(self.record.get("workers")) or 1)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether hidden states were computed beside it."""
+        return bool(self.manifest.streamed)
 
     @property
     def remote(self) -> bool:
@@ -201,7 +215,7 @@ def _work(
                 return None
         return 0.0, seconds, counted.size
     rate, tokens, parts = (record.get(name) for name in ("tokens_per_second", "tokens", "parts"))
-    speed, count = number(rate) or 0.0, number(tokens)
+    speed, count = (number(rate) or 0.0) * (number(record.get("workers")) or 1), number(tokens)
     if isinstance(parts, dict):
         spent: dict[str, Any] = parts
         start, *busy = (number(spent.get(part)) or 0.0 for part in ("start", "step", "data"))
@@ -225,8 +239,9 @@ def stand_ins(name: str, runs: Mapping[str, list[Run]]) -> list[Run]:
 def scaled(run: Run, stage: PlannedStage, corpus: Corpus, amount: float, flops: float | None) -> float | None:
     """Return seconds at the rate of a run: by amount, and by what its own values would cost on this much data."""
     cost, then = COSTS.get(run.manifest.stage), run.manifest.params
+    busy = run.busy * run.workers / stage.row.workers
     if cost is None or flops is None:
-        return run.busy * amount / run.amount
+        return busy * amount / run.amount
     if stage.name in MEASURES:
         amount = corpus.prompts
     try:
@@ -235,4 +250,4 @@ def scaled(run: Run, stage: PlannedStage, corpus: Corpus, amount: float, flops: 
             before *= rows_seen(stage.row.params, corpus) / rows_seen(then, corpus)
     except (KeyError, TypeError, AttributeError, ZeroDivisionError, SpeccError):
         return None  # of an older release, whose values are others
-    return run.start + run.busy * amount / run.amount * (flops / before if before else 1.0)
+    return run.start + busy * amount / run.amount * (flops / before if before else 1.0)

@@ -31,7 +31,9 @@ class StageRow:
     `inputs` maps the name an artifact has in the job to the stage that makes it. `facets` are names of the
     numerics class's parts (those that the class lacks are left out). `lineage` puts the keys of all ancestors
     into the parameters, for a stage that writes them down. `context` reaches the job and no key. `devices` are those
-    on which the stage can do its work, None for any.
+    on which the stage can do its work, None for any. `workers` is the number of processes that make its units.
+    `by_key` are inputs that its key names by the keys of the stages that make them, and not by their content. A stage
+    that is `streamed` has no artifact: it is run beside those that read it.
     """
 
     name: str
@@ -43,6 +45,9 @@ class StageRow:
     lineage: bool = False
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     devices: tuple[str, ...] | None = None
+    workers: int = 1
+    by_key: tuple[str, ...] = ()
+    streamed: bool = False
 
     @property
     def package(self) -> str:
@@ -185,12 +190,18 @@ def _responses(values: Values) -> StageRow | None:
         facets=("tokenizers", "jinja2") if endpoint else _VLLM,
         context={"endpoint": {**endpoint, "address": values["runtime"].get("datagen", {}).get("endpoint")}}
         if endpoint else {},
+        workers=1 if endpoint else workers(values),  # it asks as much at a time as `concurrency` says
     )  # fmt: skip
 
 
 def _vision(values: Values) -> bool:
     """Tell whether the verifier takes images."""
     return "image_token_id" in values["verifier"]["config"]
+
+
+def workers(values: Values) -> int:
+    """Return the number of processes that make shards of data."""
+    return int(values["runtime"].get("datagen", {}).get("workers", 1))
 
 
 def _template(values: Values) -> tuple[str, ...]:
@@ -208,6 +219,7 @@ def _tokens(values: Values) -> StageRow:
                     "verifier.chat_template_sha256", "date", *_template(values), *least),
         inputs={"rows": "responses" if generated else "conversations", "verifier": "verifier"},
         facets=("tokenizers", "jinja2", *(("transformers",) if _vision(values) else ())),
+        workers=workers(values),
     )  # fmt: skip
 
 
@@ -232,7 +244,14 @@ def _hidden_states(values: Values) -> StageRow:
         inputs={"tokens": "tokens", "verifier": "verifier",
                 **({"conversations": "conversations"} if _vision(values) else {})},
         facets=(*_VLLM, "zstandard"),
+        workers=workers(values),
+        streamed=streams(values),
     )  # fmt: skip
+
+
+def streams(values: Values) -> bool:
+    """Tell whether hidden states are computed while the draft trains."""
+    return (values["data"].get("hidden_states") or {}).get("from") == "stream"
 
 
 def layers_of(draft: Values) -> list[int]:
@@ -285,8 +304,18 @@ def _draft(values: Values) -> StageRow:
                 **_vocabulary_input(values), **({"converted": "converted"} if converts else {})},
         files=tuple(f"init/{name}" for name in init["files"]) if init and not converts else (),
         facets=("device", "isa", "threads", "ranks", "torch", "deepspeed"),
-        context={"save_every": values["train"]["save_every"], **_logging(values)},
+        context={"save_every": values["train"]["save_every"], **_streaming(values), **_logging(values)},
+        by_key=("hidden_states",),
     )  # fmt: skip
+
+
+def _streaming(values: Values) -> dict[str, Any]:
+    """Return what a training needs to know of a stream, nothing if there is none."""
+    if not streams(values):
+        return {}
+    data = values["data"]
+    ahead = data["hidden_states"].get("ahead") or data["shuffle_window"]
+    return {"stream": {"ahead": ahead, "keep": data["hidden_states"]["keep"]}}
 
 
 def _logging(values: Values) -> dict[str, Any]:
@@ -300,7 +329,7 @@ def _checkpoint(values: Values) -> StageRow:
         name="checkpoint",
         version=1,
         params=pick(values, "version", "name", "verifier", "draft", "data", "train", "export", "date",
-                    without=(*_NOT_TRAINED, *PACE, "verifier.model", "verifier.asked_revision")),
+                    without=(*_NOT_TRAINED, *PACE, "verifier.model", "verifier.asked_revision", "data.hidden_states")),
         inputs={"draft": "draft", "verifier": "verifier", **_vocabulary_input(values)},
         lineage=True,
     )  # fmt: skip

@@ -166,7 +166,7 @@ def _states(store: Store, manifest: Manifest) -> Iterator[os.stat_result]:
 def _shards(store: Store) -> dict[int, tuple[Path, os.stat_result]]:
     """Return the finished shards that artifacts share, by inode."""
     found = dict[int, tuple[Path, os.stat_result]]()
-    for path in (store.root / "units").rglob("*"):
+    for path in (store.root / "units").glob("*/??/*"):
         with suppress(FileNotFoundError):  # a build may replace one now
             state = path.lstat()
             if stat.S_ISREG(state.st_mode) and path.suffix != ".sha256":

@@ -34,7 +34,12 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         raw = json.loads(path.read_bytes())
         good = all(isinstance(raw[name], kind) for name, kind in _TYPES.items())
-        digests = [raw["digest"], *raw["inputs"].values(), *(digest for _, _, digest in raw["files"])]
+        digests = [
+            raw["digest"],
+            *raw["inputs"].values(),
+            *raw.get("keys", {}).values(),
+            *(digest for _, _, digest in raw["files"]),
+        ]
         good = good and all(DIGEST.fullmatch(digest) for digest in digests)
         good = good and all(_is_inside(name) and size >= 0 for name, size, _ in raw["files"])
         raw["files"] = tuple((str(name), int(size), str(digest)) for name, size, digest in raw["files"])

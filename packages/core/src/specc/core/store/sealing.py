@@ -40,7 +40,8 @@ def seal(
             key=job.key,
             params=job.params,
             facets=job.facets,
-            inputs={slot: item.digest for slot, item in job.inputs.items()},
+            inputs={slot: item.digest for slot, item in job.inputs.items() if item.digest},
+            keys={slot: item.key for slot, item in job.inputs.items() if item.key},
             files=tuple((entry.path, entry.size, entry.sha256) for entry in files),
         )
     with at.lock(manifest.digest, lambda: None), at.writing():  # two keys may give the same bytes at the same time

@@ -47,28 +47,31 @@ class Job:
 
 def jobs_of(plan: Plan, values: Mapping[str, Any]) -> tuple[Job, ...]:
     """Return the jobs of a plan, in its order; `values` are the locked ones."""
-    return tuple(_job(number, stage, values["runtime"]) for number, stage in enumerate(plan.stages, start=1))
+    streamed = {stage.name: stage for stage in plan.stages if stage.row.streamed}
+    alone = [stage for stage in plan.stages if stage.name not in streamed]
+    return tuple(_job(number, stage, streamed, values["runtime"]) for number, stage in enumerate(alone, start=1))
 
 
-def _job(number: int, stage: PlannedStage, runtime: Mapping[str, Any]) -> Job:
-    facets = stage.facets
-    engine = "device" in facets
-    processes = _processes(stage, runtime) if engine else 1
+def _job(number: int, stage: PlannedStage, streamed: Mapping[str, PlannedStage], runtime: Mapping[str, Any]) -> Job:
+    """Return a stage's job; what it streams runs in it and needs what it needs."""
+    beside = [streamed[name] for name in stage.row.inputs.values() if name in streamed]
+    together = [stage, *beside]
+    needs = [name for one in (*beside, stage) for name in one.row.inputs.values() if name not in streamed]
+    processes = [(one.facets, _processes(one, runtime)) for one in together]
     return Job(
         stage=stage.name,
         number=number,
-        needs=tuple(dict.fromkeys(stage.row.inputs.values())),
+        needs=tuple(dict.fromkeys(needs)),
         hub="hub" in stage.row.context,
-        engine=engine,
-        cpus=processes * int(facets.get("threads", 1)),
-        gpus=processes if facets.get("device") == "cuda" else 0,
+        engine="device" in stage.facets,
+        cpus=sum(count * int(facets.get("threads", 1)) for facets, count in processes),
+        gpus=sum(count for facets, count in processes if facets.get("device") == "cuda"),
     )
 
 
 def _processes(stage: PlannedStage, runtime: Mapping[str, Any]) -> int:
     """Return how many processes a stage has at most: ranks where its key names them, else those of verifiers."""
     if "ranks" not in stage.facets:
-        workers = int(runtime["datagen"]["workers"]) if stage.row.package == "datagen" else 1
-        return workers * int(stage.facets.get("tensor_parallel", 1))
+        return stage.row.workers * int(stage.facets.get("tensor_parallel", 1))
     ranks = runtime["train"]["ranks"]
     return ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from specc.core.errors import Exit, SpeccError
-from specc.core.stage import Stage, run
+from specc.core.stage import Stage, Tell, Unit, run
 
 
 def write(stage: Stage) -> None:
@@ -30,9 +30,9 @@ def write(stage: Stage) -> None:
 
 def slow(stage: Stage) -> None:
     """Write shards, each of which takes a while, and say so in a file that tests watch."""
-    for index in range(stage.params["shards"]):
 
-        def make(path: Path, index: int = index) -> None:
+    def unit(index: int) -> Unit:
+        def write(path: Path, _: Tell) -> None:
             with Path(stage.job.context["watch"]).open("a") as file:
                 file.write(f"{os.getpid()} {index}\n")
             path.write_text(f"half of {index}")
@@ -41,8 +41,9 @@ def slow(stage: Stage) -> None:
                 time.sleep(0.01)
             path.write_text(f"shard {index}\n")
 
-        stage.unit({"index": index}, f"shards/{index:05}.txt", make)
-        stage.progress(index + 1, stage.params["shards"], "shards")
+        return Unit(name=f"shards/{index:05}.txt", material={"index": index}, amount=1, write=write)
+
+    stage.units([unit(index) for index in range(stage.params["shards"])], "shards")
 
 
 def environment(stage: Stage) -> None:
@@ -160,6 +161,30 @@ def hang(stage: Stage) -> None:
     time.sleep(600)
 
 
+def beside(stage: Stage) -> None:
+    """Be an attendant that does what its context says, each time that it is started; or wait for one that does."""
+    context = stage.job.context
+    with Path(context["watch"]).open("a") as file:
+        file.write(f"{os.getpid()} {context.get('name', 'main')} {Path.cwd()}\n")
+    (stage.output / "file").write_text("whole\n")
+    stage.progress(0, 10, context.get("unit", "steps"))
+    for word in context.get("does", ()):
+        match word:
+            case "progress":
+                stage.progress(4, 10, context.get("unit", "steps"))
+            case "note":
+                stage.note("the same sentence")
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "fail":
+                raise SpeccError("a worker's own words", hint="do this")
+            case "leave":
+                os._exit(7)
+            case _:
+                while not Path(word).exists():
+                    time.sleep(0.01)
+
+
 STAGES = {
     function.__name__: function
     for function in (
@@ -181,6 +206,7 @@ STAGES = {
         garbage,
         parent,
         hang,
+        beside,
     )
 }
 
