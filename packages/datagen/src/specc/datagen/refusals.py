@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Final
 
 from specc.core.errors import Exit
@@ -36,6 +37,7 @@ class Refusals:
         """Forget a shard's rows: all of those that are not answered are asked again. A shard is its first row."""
         self._shard = shard
         self._shards.pop(shard, None)
+        self._file(shard).unlink(missing_ok=True)
 
     def add(self, row: LeftOut) -> None:
         """Keep a row of the shard that was begun; raises `SpeccError` if there are more than there may be.
@@ -49,7 +51,10 @@ class Refusals:
             raise found.error(str(self._total), Exit.STAGE)
         # The server's own words may say where it is, and an artifact never does.
         kept = [(row.file, row.line, row.reason.partition(": ")[0]) for row in rows]
-        write_atomic(self._folder / f"{self._shard:012d}.json", json.dumps(kept, ensure_ascii=False))
+        write_atomic(self._file(self._shard), json.dumps(kept, ensure_ascii=False))
+
+    def _file(self, shard: int) -> Path:
+        return self._folder / f"{shard:012d}.json"
 
     def every(self) -> Allowance:
         """Return the rows of all shards, in their order."""
