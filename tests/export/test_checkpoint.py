@@ -15,6 +15,7 @@ from specc.core.contracts import Failure
 from specc.core.errors import SpeccError
 from specc.core.files import entries, sha256_file, tensor_headers
 from specc.export import read_speculator
+from specc.export.card import card
 from specc.export.provenance import materials
 
 pytestmark = pytest.mark.engine
@@ -79,23 +80,31 @@ def test_no_word_of_this_machine_is_in_any_file(verifier: Path, tmp_path: Path) 
 
 
 def test_the_card_says_how_to_serve_and_states_no_measurement(checkpoint: Path) -> None:
-    card = (checkpoint / "README.md").read_text()
-    assert "vllm serve VERIFIER --speculative-config" in card
-    assert '"num_speculative_tokens": 3' in card
-    assert "5" * 64 in card  # the data's sha256
-    assert "{{" not in card
-    assert "{%" not in card
-    assert "2026" not in card
-    assert "acceptance" not in card
+    text = (checkpoint / "README.md").read_text()
+    assert "vllm serve VERIFIER --speculative-config" in text
+    assert '"num_speculative_tokens": 3' in text
+    assert "5" * 64 in text  # the data's sha256
+    assert "{{" not in text
+    assert "{%" not in text
+    assert "2026" not in text
+    assert "acceptance" not in text
+
+
+def test_the_card_says_how_a_verifier_is_quantised(verifier: Path) -> None:
+    values = drafts.resolved(verifier)
+    assert "quantised" not in card(values)
+    for group, said in ((128, "128 weights"), ("channel", "channel")):
+        values["verifier"]["config"]["quantization"] = {"method": "awq", "scheme": "W4A16", "group": group}
+        assert f"| weights | quantised by `awq`: W4A16, scales by {said} |" in card(values)
 
 
 def test_the_card_names_a_hub_verifier_by_its_revision(verifier: Path, tmp_path: Path) -> None:
     values = drafts.resolved(verifier)
     values["verifier"] |= {"model": "org/model-1b", "name": "org/model-1b", "revision": "a" * 40}
     folder = drafts.assemble(tmp_path / "c", values, verifier)
-    card = (folder / "README.md").read_text()
-    assert 'base_model: "org/model-1b"' in card
-    assert f"--revision {'a' * 40}" in card
+    text = (folder / "README.md").read_text()
+    assert 'base_model: "org/model-1b"' in text
+    assert f"--revision {'a' * 40}" in text
     config = json.loads((folder / "config.json").read_text())
     assert config["speculators_config"]["verifier"]["name_or_path"] == "org/model-1b"
 
