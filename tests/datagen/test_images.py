@@ -144,6 +144,7 @@ def animated() -> bytes:
         (RED.replace(b"IDAT", b"IDAX"), "is no PNG, JPEG or WebP that can be read"),
         (bomb(1 << 13 | 1), "has 8193 x 8193 pixels, and 64 Mi are allowed"),
         (bomb(1 << 15), "has more than 64 Mi pixels"),
+        (picture(size=(1, 201)), "has 1 x 201 pixels, and its sides may be 200 to 1"),
         (animated(), "is animated"),
         (picture(form="GIF"), "is no PNG, JPEG or WebP that can be read"),
     ],

@@ -23,6 +23,9 @@ MAX_BYTES: Final = 32 << 20
 """Bytes of an image at most."""
 MAX_PIXELS: Final = 1 << 26
 """Pixels of an image at most, 8,192 by 8,192: a few kilobytes can unpack to gigabytes."""
+MAX_SIDES: Final = 200
+"""How much longer one side may be than the other: processors make the short one some hundred pixels long, and the other
+longer in proportion, which is a bomb of another kind."""
 ADDRESS: Final = ("http:", "https:", "ftp:", "s3:", "gs:", "hf:")
 
 
@@ -73,6 +76,8 @@ def _bound(image: Any) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"has {width} x {height} pixels, and {MAX_PIXELS >> 20} Mi are allowed")
+    if max(width, height) > MAX_SIDES * min(width, height):
+        raise ImageError(f"has {width} x {height} pixels, and its sides may be {MAX_SIDES} to 1")
     if image.format != "MPO" and getattr(image, "is_animated", False):  # a camera's MPO is a JPEG and its preview
         raise ImageError("is animated")
 

@@ -34,13 +34,12 @@ class Llava(TransformersMultiModalForCausalLM):
         def take(layer: int, output: Any) -> None:
             self._taken[layer] = (output[0] if isinstance(output, tuple) else output)[0]  # [tokens, hidden]
 
+        decoder: Any = self.model.language_model.layers
         for layer in layers:
             if layer == 0:
-                first = self.model.get_submodule(self._layer_names[0])
-                first.register_forward_pre_hook(lambda _, inputs: take(0, inputs))
+                decoder[0].register_forward_pre_hook(lambda _, inputs: take(0, inputs))
             else:
-                before = self.model.get_submodule(self._layer_names[layer - 1])
-                before.register_forward_hook(lambda _, __, output, layer=layer: take(layer, output))
+                decoder[layer - 1].register_forward_hook(lambda _, __, output, layer=layer: take(layer, output))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what vLLM's backend does `[tokens, hidden]`, and beside it the states asked for, one of each id."""
