@@ -97,8 +97,11 @@ def second(lines: list[list[str]]) -> list[str] | None:
 
 
 def test_workers_make_the_shards_of_one_artifact(floor: Floor) -> None:
-    shards = 10
-    job, beside = workers(floor.job("slow", {"shards": shards}, seconds=0.1), "toy", 3)
+    shards, release = 10, floor.watch.with_name("release")
+    job, beside = workers(floor.job("slow", {"shards": shards}, seconds=0, until=str(release)), "toy", 3)
+    threading.Thread(
+        target=lambda: (wait_until(lambda: len({pid for pid, _ in floor.lines()}) == 3), release.touch())
+    ).start()
     manifest = floor.run(job, beside)
     assert sorted(int(shard) for _, shard in floor.lines()) == list(range(shards)), "each was made once"
     assert len({pid for pid, _ in floor.lines()}) == 3
@@ -130,7 +133,7 @@ def test_a_killed_workers_shard_is_made_by_another(floor: Floor) -> None:
 
 
 def test_a_killed_main_process_leaves_the_shards_of_all(floor: Floor) -> None:
-    job, beside = workers(floor.job("slow", {"shards": 8}, seconds=0.2), "toy", 2)
+    job, beside = workers(floor.job("slow", {"shards": 8}, seconds=0.4), "toy", 2)
     helper = floor.kill(lambda lines: lines[0] if len(lines) >= 4 else None)
     with pytest.raises(SpeccError, match="the stage `slow` was killed by SIGKILL"):
         floor.run(job, beside)

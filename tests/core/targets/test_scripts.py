@@ -253,6 +253,21 @@ def test_ray_runs_the_stages_one_after_another_and_the_spec_is_in_no_argument(
     assert calls(environment) == [building("tokens")]
 
 
+def test_ray_gets_an_actor_for_each_worker(plain: Compiler, program: Program) -> None:
+    spec = plain.project.folder / "tiny.yaml"
+    spec.write_text(spec.read_text() + "runtime: {datagen: {workers: 3}, threads: 2}\n")
+    plain.project.run("lock", "tiny.yaml")
+    folder = plain("ray", "--with-files")
+    environment = program(ray=RECORD)
+    run(folder / "submit.sh", environment)
+    entries = {call[-1]: call[call.index("--") + 1 :] for call in calls(environment)}
+    assert entries["hidden_states"][:5] == ["python", "workers.py", "3", "2", "0"]
+    assert entries["tokens"][:5] == ["python", "workers.py", "3", "1", "0"]
+    assert entries["draft"][:2] == ["bash", "stage.sh"]
+    compile((folder / "workers.py").read_text(), "workers.py", "exec")
+    assert yaml.safe_load((folder / "alone.yaml").read_text()) == {"runtime": {"datagen": {"workers": 1}}}
+
+
 def test_the_runtime_environment_has_rays_fields(hostile: Compiler) -> None:
     # https://docs.ray.io/en/latest/ray-core/handling-dependencies.html#api-reference
     found = yaml.safe_load((hostile("ray") / "runtime_env.yaml").read_text())

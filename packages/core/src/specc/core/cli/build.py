@@ -20,9 +20,9 @@ from specc.core.cli.compare import compared, table
 from specc.core.cli.decisions import class_of_profile, decided, estimate_data, refuse_unrunnable
 from specc.core.cli.measured import tables
 from specc.core.cli.options import ONLY, PROFILE, SPEC, as_json, minutes, print_json, words
-from specc.core.compiler import Builds, Compiled, Trust, compile_builds, estimates, with_results
+from specc.core.compiler import Builds, Compiled, Trust, compile_builds, compile_spec, estimates, with_results
 from specc.core.errors import Exit, SpeccError, SpeccErrors
-from specc.core.execute import Reporter, build, machine_name, terminable
+from specc.core.execute import Reporter, assist, build, machine_name, terminable
 from specc.core.files import storage_error
 from specc.core.judge import Verdict, judge
 from specc.core.lock import Lock, Locks
@@ -41,6 +41,7 @@ _RUNTIMES: Final[Mapping[str, str]] = {"vllm": "vllm", "reference": "the referen
 @click.option("--stage", type=click.Choice(list(ROWS)), help="Build this stage and what it needs, no further.")
 @click.option("--force", is_flag=True, help="Build again what is there (with --stage, that one), and compare.")
 @click.option("--offline", is_flag=True, help="Ask no hub; fail when something would have to be fetched.")
+@click.option("--worker", is_flag=True, help="Make shards of --stage for a build of it that runs elsewhere.")
 @click.option("--keep-going", is_flag=True, help="Of a spec with a matrix, go on with the next build when one fails.")
 @PROFILE
 @ONLY
@@ -52,6 +53,7 @@ def command(  # noqa: PLR0917 - click passes by name
     stage: str | None,
     force: bool,
     offline: bool,
+    worker: bool,
     keep_going: bool,
     profile: Path | None,
     only: tuple[str, ...],
@@ -62,6 +64,8 @@ def command(  # noqa: PLR0917 - click passes by name
     Of a spec with a matrix all builds are made, one after another; what they share is built once.
     """
     trust: Trust = "frozen" if frozen else "locked" if locked else "update"
+    if worker:
+        return _work(spec, trust="frozen" if frozen else "locked", profile=profile, only=only, stage=stage)
     with making(
         spec, trust=trust, stage=stage, force=force, offline=offline, keep_going=keep_going, profile=profile, only=only
     ) as built:
@@ -70,6 +74,16 @@ def command(  # noqa: PLR0917 - click passes by name
         elif built.made:
             _summary(built.made, built.verdicts, stage, built.took)
     return built.end()
+
+
+def _work(spec: Path, *, trust: Trust, profile: Path | None, only: Collection[str], stage: str | None) -> int:
+    """Be a worker of a stage; whoever builds it puts the artifact together."""
+    if stage is None:
+        raise SpeccError("a worker helps with one stage", hint="`--stage hidden_states --worker`", code=Exit.USAGE)
+    compiled = compile_spec(spec, trust=trust, machine=machine_name(), profile=profile, only=only)
+    values, files = compiled.values, compiled.resolved.files
+    assist(compiled.plan, compiled.store, values=values, files=files, reporter=Reporter(), stage=stage)
+    return Exit.OK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

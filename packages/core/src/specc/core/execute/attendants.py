@@ -46,7 +46,7 @@ def workers(job: StageJob, package: str, count: int) -> tuple[StageJob, list[Att
 class Attendants:
     """The attendants of a running stage. Not one is there before `start`."""
 
-    def __init__(self, attendants: Sequence[Attendant], main: Running, lock: int) -> None:
+    def __init__(self, attendants: Sequence[Attendant], main: Running, lock: int | None) -> None:
         self._main, self._lock = main, lock
         self._all = [_Place(attendant) for attendant in attendants]
         self._notes = set[str]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any, Final
 from specc.core.contracts import Input, Manifest, StageJob
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute.attendants import Attendant, workers
-from specc.core.execute.executor import run_stage
+from specc.core.execute.executor import run_stage, run_worker
 from specc.core.execute.machine import installed
 from specc.core.execute.reporter import Reporter
 from specc.core.loggers import require
@@ -94,6 +95,33 @@ def build(
     if store.writable and (last := done.get(plan.last)) and last.digest:
         store.name_ref(plan.name, last.digest)
     return done
+
+
+def assist(
+    plan: Plan, store: Store, *, values: Mapping[str, Any], files: Mapping[str, Path], reporter: Reporter, stage: str
+) -> None:
+    """Be a worker of a stage that is built elsewhere: make shards of it until all of them are there.
+
+    Raises `SpeccError` if the stage is made of no shards, or what it reads is not in the store yet.
+    """
+    done: dict[str, Decision] = {}
+    for one in _needed(plan, stage):
+        done[one.name] = decide_stage(plan, one, done, store)
+    decision, row = done[stage], done[stage].stage.row
+    if not row.shared:
+        raise SpeccError(f"`{stage}` is not made of shards that several workers make")
+    if decision.action == "hit":
+        return
+    if decision.key is None:
+        raise SpeccError(
+            f"what `{stage}` reads is not in the store yet: {', '.join(f'`{name}`' for name in decision.waits_for)}",
+            where=str(store.root),
+            hint="a worker helps with one stage; build those before it first",
+        )
+    _require(decision.stage, values, files)
+    job, _ = _job(plan, decision, done, store=store, files=files, again=False, log=False)
+    name = f"worker-{platform.node()}-{os.getpid()}"
+    run_worker(job, package=row.package, store=store, reporter=reporter, name=name)
 
 
 def build_alone(
@@ -207,6 +235,25 @@ def _run(
     log: bool,
 ) -> Manifest:
     """Run one stage whose inputs are all there."""
+    row = decision.stage.row
+    job, attendants = _job(plan, decision, done, store=store, files=files, again=again, log=log)
+    if row.workers > 1:
+        job, attendants = workers(job, row.package, row.workers)
+    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name, again=again,
+                     attendants=attendants)  # fmt: skip
+
+
+def _job(
+    plan: Plan,
+    decision: Decision,
+    done: Mapping[str, Decision],
+    *,
+    store: Store,
+    files: Mapping[str, Path],
+    again: bool,
+    log: bool,
+) -> tuple[StageJob, list[Attendant]]:
+    """Return the job of a stage whose inputs are all there, and what is to run beside it."""
     stage, key = decision.stage, decision.key
     if key is None:  # every input was built or found before its user's turn came
         raise AssertionError(stage.name)
@@ -243,10 +290,7 @@ def _run(
         units=str(store.units(row.name)),
         context=context,
     )
-    if row.workers > 1:
-        job, attendants = workers(job, row.package, row.workers)
-    return run_stage(job, package=row.package, store=store, reporter=reporter, name=plan.name, again=again,
-                     attendants=attendants)  # fmt: skip
+    return job, attendants
 
 
 def _input(source: str, row: StageRow, done: Mapping[str, Decision], store: Store) -> Input:

@@ -78,6 +78,29 @@ def run_stage(
         return manifest
 
 
+def run_worker(job: StageJob, *, package: str, store: Store, reporter: Reporter, name: str) -> None:
+    """Make units of a stage that is built elsewhere, on another machine perhaps, until all of them are there.
+
+    Nothing is sealed, and the key's lock is the other's. `name` is the worker's own. Raises `SpeccError` as `run_stage`
+    does.
+    """
+    work = store.work(job.stage, job.key) / name
+    with terminable():
+        reporter.stage_started(job.stage, job.key, "as a worker")
+        try:
+            with writing(store.root):
+                remove_tree(work)
+                (work / "output").mkdir(parents=True)
+            job = replace(job, output=str(work / "output"), work=str(work), context={**job.context, "worker": name})
+            log = store.log(job.key).with_suffix("") / f"{name}.log"
+            main = Running(job, package, log, None)
+            _attend(main, Attendants([], main, None), reporter)
+        finally:
+            reporter.stage_stopped()
+            with suppress(OSError):  # whoever builds the stage may have removed it
+                remove_tree(work)
+
+
 def _run(
     job: StageJob,
     package: str,
@@ -91,7 +114,11 @@ def _run(
     """Run a stage's processes to their end and return the main one's record."""
     with writing(store.root):
         main = Running(job, package, store.log(job.key), lock, interpreter)
-    beside = Attendants(attendants, main, lock)
+    return _attend(main, Attendants(attendants, main, lock), reporter)
+
+
+def _attend(main: Running, beside: Attendants, reporter: Reporter) -> dict[str, Any]:
+    """Follow a stage's processes to their end and return the main one's record."""
     try:
         failed = _follow(main, beside, reporter)
         if failed is None:
@@ -108,7 +135,7 @@ def _run(
         raise _failed(failed.job, failed.end, failed.process.returncode, failed.path)
     if isinstance(main.end, StageResult) and code == 0:
         return json.loads(json.dumps(main.end.record), parse_constant=lambda _: None)  # NaN is no JSON
-    raise _failed(job, main.end, code, main.path)
+    raise _failed(main.job, main.end, code, main.path)
 
 
 def _follow(main: Running, beside: Attendants, reporter: Reporter) -> Running | None:

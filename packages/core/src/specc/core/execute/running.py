@@ -30,8 +30,10 @@ class Running:
     The kernel kills it when the thread that started it ends, so it is followed by that same thread.
     """
 
-    def __init__(self, job: StageJob, package: str, log: Path, lock: int, interpreter: str = sys.executable) -> None:
-        """Start `python -m specc.<package>` in the job's work folder, its key's lock in its hands.
+    def __init__(
+        self, job: StageJob, package: str, log: Path, lock: int | None, interpreter: str = sys.executable
+    ) -> None:
+        """Start `python -m specc.<package>` in the job's work folder, its key's lock in its hands if there is one.
 
         Raises `SpeccError` if the interpreter cannot be started, or if there is no writing to the disk.
         """
@@ -69,7 +71,7 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                pass_fds=(lock,),
+                pass_fds=() if lock is None else (lock,),
                 process_group=0,
             )
         except OSError as error:

@@ -31,9 +31,9 @@ class StageRow:
     `inputs` maps the name an artifact has in the job to the stage that makes it. `facets` are names of the
     numerics class's parts (those that the class lacks are left out). `lineage` puts the keys of all ancestors
     into the parameters, for a stage that writes them down. `context` reaches the job and no key. `devices` are those
-    on which the stage can do its work, None for any. `workers` is the number of processes that make its units.
-    `by_key` are inputs that its key names by the keys of the stages that make them, and not by their content. A stage
-    that is `streamed` has no artifact: it is run beside those that read it.
+    on which the stage can do its work, None for any. `workers` is the number of processes that make its units, of those
+    that are `shared`. `by_key` are inputs that its key names by the keys of the stages that make them, and not by their
+    content. A stage that is `streamed` has no artifact: it is run beside those that read it.
     """
 
     name: str
@@ -46,6 +46,7 @@ class StageRow:
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     devices: tuple[str, ...] | None = None
     workers: int = 1
+    shared: bool = False
     by_key: tuple[str, ...] = ()
     streamed: bool = False
 
@@ -190,6 +191,7 @@ def _responses(values: Values) -> StageRow | None:
         facets=("tokenizers", "jinja2") if endpoint else _VLLM,
         context={"endpoint": {**endpoint, "address": values["runtime"].get("datagen", {}).get("endpoint")}}
         if endpoint else {},
+        shared=not endpoint,
         workers=1 if endpoint else workers(values),  # it asks as much at a time as `concurrency` says
     )  # fmt: skip
 
@@ -219,6 +221,7 @@ def _tokens(values: Values) -> StageRow:
                     "verifier.chat_template_sha256", "date", *_template(values), *least),
         inputs={"rows": "responses" if generated else "conversations", "verifier": "verifier"},
         facets=("tokenizers", "jinja2", *(("transformers",) if _vision(values) else ())),
+        shared=True,
         workers=workers(values),
     )  # fmt: skip
 
@@ -244,6 +247,7 @@ def _hidden_states(values: Values) -> StageRow:
         inputs={"tokens": "tokens", "verifier": "verifier",
                 **({"conversations": "conversations"} if _vision(values) else {})},
         facets=(*_VLLM, "zstandard"),
+        shared=not streams(values),
         workers=workers(values),
         streamed=streams(values),
     )  # fmt: skip

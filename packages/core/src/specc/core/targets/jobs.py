@@ -15,7 +15,8 @@ class Job:
 
     `number` counts from 1 in an order in which each job comes after those it `needs`, which are stages too. `hub`
     tells whether it may have to reach a model hub. `engine` tells whether it runs a model, for which it takes `gpus`
-    devices if the class of machine has them; `cpus` are cores.
+    devices if the class of machine has them; `cpus` are cores. `workers` is the number of processes that make its
+    shards, which share cores and devices evenly, and may be on several machines.
     """
 
     stage: str
@@ -25,6 +26,7 @@ class Job:
     engine: bool
     cpus: int
     gpus: int
+    workers: int = 1
 
     @property
     def name(self) -> str:
@@ -66,6 +68,7 @@ def _job(number: int, stage: PlannedStage, streamed: Mapping[str, PlannedStage],
         engine="device" in stage.facets,
         cpus=sum(count * int(facets.get("threads", 1)) for facets, count in processes),
         gpus=sum(count for facets, count in processes if facets.get("device") == "cuda"),
+        workers=stage.row.workers,
     )
 
 

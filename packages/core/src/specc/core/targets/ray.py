@@ -10,7 +10,7 @@ RAY: Final = Target(
     name="ray",
     about="a script that runs every stage with `ray job submit`",
     start="submit.sh",
-    files={"submit.sh": "submit.sh", "stage.sh": "stage.sh", "runtime_env.yaml": "runtime_env.yaml"},
+    files={name: name for name in ("submit.sh", "stage.sh", "runtime_env.yaml", "workers.py", "alone.yaml")},
     settings=(
         Setting(name="store", about="folder of the store, the same on every node", required=True,
                 pattern=r"/[^\n\r\0]*", expected="a path from the root on a file system that the nodes share"),
