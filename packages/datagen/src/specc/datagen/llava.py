@@ -6,6 +6,7 @@ records: so they are taken here, where the decoder's layers are. vLLM imports th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,15 +32,17 @@ class Llava(TransformersMultiModalForCausalLM):
         self._ids = layers
         self._taken: dict[int, torch.Tensor] = {}
 
-        def take(layer: int, output: Any) -> None:
-            self._taken[layer] = (output[0] if isinstance(output, tuple) else output)[0]  # [tokens, hidden]
+        def take(layer: int, module: Any, inputs: Any, output: Any = None) -> None:
+            found = inputs if output is None else output
+            self._taken[layer] = (found[0] if isinstance(found, tuple) else found)[0]  # [tokens, hidden]
 
-        decoder: Any = self.model.language_model.layers
+        model: Any = self.model
+        decoder = model.language_model.layers
         for layer in layers:
             if layer == 0:
-                decoder[0].register_forward_pre_hook(lambda _, inputs: take(0, inputs))
+                decoder[0].register_forward_pre_hook(partial(take, layer))
             else:
-                decoder[layer - 1].register_forward_hook(lambda _, __, output, layer=layer: take(layer, output))
+                decoder[layer - 1].register_forward_hook(partial(take, layer))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what vLLM's backend does `[tokens, hidden]`, and beside it the states asked for, one of each id."""
