@@ -49,7 +49,7 @@ train:
 runtime: {{threads: 2}}
 """
 LIMITS = {"speed_over_bf16_twin": 1.3, "speed_over_fp32_twin": 4.0, "memory_of_fp32_twin": 1.0,
-          "fp32_twin_of_gemm": 0.5, "waiting": 1.0, "packing_6414": 1.0}  # fmt: skip
+          "fp32_twin_of_gemm": 0.5, "waiting": 1.0, "packing_912": 1.0, "packing_6414": 1.0}  # fmt: skip
 WAITING, WASTE = 0.02, 0.03
 SETS = {912: 512, 6414: 1024}
 """Training rows of `specs/quickstart.yaml` and `specs/smollm2-135m-eagle3.yaml`, and positions of a batch."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import torch
@@ -19,8 +20,8 @@ from specc.train.data import Corpus, Documents
 from specc.train.determinism import stream
 from specc.train.states import Document
 
-OPEN_BATCHES: Final = 32
-"""Batches that are still being filled at once: more pack tighter, and mix an epoch's order more."""
+WAITING: Final = 32
+"""Documents among which a batch chooses: more pack tighter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,24 +133,41 @@ def epoch_windows(
 def packed(documents: Documents, order: Iterable[int], batch_tokens: int) -> list[list[int]]:
     """Return the batches into which documents go, given as places, in the order in which they come.
 
-    Each goes into the first open batch with room for its rows; the oldest open batch is closed when there are too
-    many. No batch has more than `batch_tokens` rows.
+    The first document that waits begins a batch, and of those that come after it, as many as fill a batch and some
+    `WAITING` more, those go with it that fill it best, the earlier ones where there is a choice. No batch has more
+    than `batch_tokens` rows.
     """
-    done: list[list[int]] = []
-    filling: list[tuple[int, list[int]]] = []
-    for place in order:
-        rows = documents.rows[place]
-        if rows > batch_tokens:
-            raise SpeccError(f"row {documents[place].row} has {rows} positions and a batch takes {batch_tokens}",
+    coming, waiting, done = iter(order), list[int](), list[list[int]]()
+    rows = documents.rows
+    while True:
+        while sum(rows[place] for place in waiting[:-WAITING]) < batch_tokens and (more := [*islice(coming, WAITING)]):
+            waiting += more
+        if not waiting:
+            return done
+        first, *others = waiting
+        if rows[first] > batch_tokens:
+            raise SpeccError(f"row {documents[first].row} has {rows[first]} positions and a batch takes {batch_tokens}",
                              hint="raise `train.batch_tokens` to at least `data.sequence_length`",
                              code=Exit.STAGE)  # fmt: skip
-        for number, (used, batch) in enumerate(filling):
-            if used + rows <= batch_tokens:
-                batch.append(place)
-                filling[number] = (used + rows, batch)
-                break
-        else:
-            filling.append((rows, [place]))
-            if len(filling) > OPEN_BATCHES:
-                done.append(filling.pop(0)[1])
-    return done + [batch for _, batch in filling]
+        taken = fullest([rows[place] for place in others], batch_tokens - rows[first])
+        done.append([first, *(others[number] for number in taken)])
+        waiting = [place for number, place in enumerate(others) if number not in taken]
+
+
+def fullest(sizes: Sequence[int], room: int) -> list[int]:
+    """Return the places of those sizes, ascending, whose sum is the largest that is not above `room`.
+
+    Bit t of `reached[i]` says whether some of the first i come to t. Of several choices it is the one that goes without
+    the later ones.
+    """
+    reached, whole = [1], (1 << room + 1) - 1
+    for size in sizes:
+        reached.append((reached[-1] | reached[-1] << size) & whole)
+        if reached[-1] >> room:
+            break
+    total, taken = reached[-1].bit_length() - 1, list[int]()
+    for number in range(len(reached) - 2, -1, -1):
+        if not reached[number] >> total & 1:
+            taken.append(number)
+            total -= sizes[number]
+    return taken[::-1]
