@@ -300,7 +300,7 @@ def _draft(values: Values) -> StageRow:
     converts = bool(init) and "convert" in init
     return StageRow(
         name="draft",
-        version=3,
+        version=4,
         params=pick(values, "draft", "train", "verifier.dtype", "verifier.config", "data.sequence_length",
                     "data.shuffle", "data.shuffle_window",
                     without=(*_NOT_TRAINED, *(SOURCE if converts else ("draft.init.from",)))),
