@@ -197,3 +197,13 @@ def test_two_ranks_read_one_stream_of_two_producers(how: str, tmp_path: Path, ve
     keeps = "keep" in how
     assert max(counts) <= (SHARDS if keeps else WINDOW + AHEAD)
     assert (len(seen) == SHARDS) == keeps
+
+
+@pytest.mark.full
+def test_a_streamed_spec_is_built_again_and_compared(tmp_path: Path, verifier_folder: Path) -> None:
+    project = make(tmp_path / "project", verifier_folder, "{from: stream, keep: true}")
+    built(project)
+    found = json.loads(project.specc("verify", "--json", "--rebuild", "tiny.yaml").stdout)
+    assert {item["stage"]: item["state"] for item in found["artifacts"]} == dict.fromkeys(
+        ("verifier", "conversations", "tokens", "vocabulary", "draft", "checkpoint"), "same"
+    )
