@@ -7,8 +7,7 @@ import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from projects import Project, leftovers, processes_of
 from small import write_prompts
 from specc.core.store import Store
+from waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -104,13 +104,6 @@ def watched(project: Project) -> Iterator[tuple[list[int], set[tuple[str, int]]]
         thread.join()
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
 def test_a_stream_gives_the_same_draft_and_checkpoint_and_holds_no_more_than_it_may(
     on_disk: tuple[Project, dict[str, str]], tmp_path: Path, verifier_folder: Path
 ) -> None:
@@ -159,10 +152,10 @@ def test_either_side_may_die_and_the_bytes_are_the_same(
 ) -> None:
     project = make(tmp_path / "project", verifier_folder, f"{{from: stream, ahead: {AHEAD}}}")
     build = project.start("build", "--stage", "draft", "tiny.yaml")
-    wait_until(lambda: any((streamed(project) or tmp_path).glob("0*.safetensors")))
+    wait_until(lambda: any((streamed(project) or tmp_path).glob("0*.safetensors")), 120)
     for pid in running(project, "producer-1/JOB.json"):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: any(project.store.glob("work/draft-*/checkpoints/0/step-*")))
+    wait_until(lambda: any(project.store.glob("work/draft-*/checkpoints/0/step-*")), 120)
     build.kill()
     _, said = build.communicate()
     assert "`producer-1` was killed by SIGKILL, and is started again" in said
@@ -197,3 +190,13 @@ def test_two_ranks_read_one_stream_of_two_producers(how: str, tmp_path: Path, ve
     keeps = "keep" in how
     assert max(counts) <= (SHARDS if keeps else WINDOW + AHEAD)
     assert (len(seen) == SHARDS) == keeps
+
+
+@pytest.mark.full
+def test_a_streamed_spec_is_built_again_and_compared(tmp_path: Path, verifier_folder: Path) -> None:
+    project = make(tmp_path / "project", verifier_folder, "{from: stream, keep: true}")
+    built(project)
+    found = json.loads(project.specc("verify", "--json", "--rebuild", "tiny.yaml").stdout)
+    assert {item["stage"]: item["state"] for item in found["artifacts"]} == dict.fromkeys(
+        ("verifier", "conversations", "tokens", "vocabulary", "draft", "checkpoint"), "same"
+    )

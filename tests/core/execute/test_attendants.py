@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,7 @@ from specc.core.execute.executor import run_stage
 from specc.core.execute.reporter import Reporter
 from specc.core.files import digest_of
 from specc.core.store import Store
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    """Tell whether a process has ended (one that nobody has waited for yet is a zombie)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
+from waiting import gone, wait_until
 
 
 class Watched(Reporter):

@@ -21,6 +21,7 @@ from specc.core.contracts import Manifest
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute import executor
 from specc.core.store import Store
+from waiting import gone, wait_until
 
 Run = Callable[..., Manifest]
 
@@ -84,21 +85,6 @@ def compilers(store: Store, quick_path: Path) -> Iterator[Compilers]:
     for process in found.running:
         process.kill()
         process.communicate()
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    """Tell whether a process has ended (one that nobody has waited for yet is a zombie)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_a_stage_becomes_an_artifact_with_a_record(run: Run, store: Store, words: io.StringIO) -> None:
