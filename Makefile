@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
+# Most of a test with engines is their start, which uses one core: two at a time take little more than half as long.
+PARALLEL ?= -n 2 --dist loadfile
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 # Without AVX-512 a bf16 product is a hundred times slower than an fp32 one is with it.
 QUICKSTART := specs/quickstart$(shell grep -qw avx512f /proc/cpuinfo || echo -avx2).yaml
@@ -22,13 +24,13 @@ $(LANGUAGE_SERVER): tests/editor/package-lock.json | .venv/.installed-cpu
 	$(BIN)/npm ci --prefix tests/editor
 
 test: install  ## every test but the minutes-long ones, engines included (three quarters of an hour on two cores)
-	$(PYTEST) -m "not full" tests
+	$(PYTEST) $(PARALLEL) -m "not full" tests
 
 test-core: install  ## what needs no torch (some three minutes)
-	$(PYTEST) -m "not engine and not full and not install" tests
+	$(PYTEST) $(PARALLEL) -m "not engine and not full and not install" tests
 
 test-full: install  ## everything: the quickstart and every command of the README too
-	$(PYTEST) tests
+	$(PYTEST) $(PARALLEL) tests
 
 check: .venv/.installed-cpu  ## lint, types, imports, the committed schema and reference, and the pages' links
 	$(BIN)/ruff check .
