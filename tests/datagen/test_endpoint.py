@@ -208,8 +208,11 @@ def test_rows_with_images_count_as_refused(tmp_path: Path, verifier: Path) -> No
     with Flaky(verifier) as server:
         _, events = ask(tmp_path, verifier, conversations(tmp_path / "source", rows), server.url)
     assert [row["row"] for row in read(tmp_path)] == [number for number in range(20) if number != 3]
-    (note,) = [event.text for event in events if isinstance(event, Note)]
-    assert note.endswith("p.jsonl:4 (an endpoint is asked without images in this release)")
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert notes[0] == "1 of 20 rows are too long or refused, and left out"
+    listed = [json.loads(line) for line in (tmp_path / "output/refused_rows.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["reason"]) for row in listed] == [
+        (4, "an endpoint is asked without images in this release")]  # fmt: skip
 
 
 def test_a_server_that_asks_for_a_pause_gets_one(tmp_path: Path, verifier: Path) -> None:

@@ -15,7 +15,8 @@ from specc.core.contracts import Event, Note
 from specc.core.errors import SpeccError
 from specc.core.files import entries, sha256_file
 from specc.core.plan.stages import LANGUAGE_MODEL
-from specc.datagen.conversations import BAD, LISTED, conversations
+from specc.datagen.allowance import LISTED
+from specc.datagen.conversations import BAD, conversations
 from specc.datagen.minhash import HASHES, NearDuplicates, Signatures, rows_of_band
 from specc.datagen.rows import read_rows, read_shards
 from stages import make_job, run_here

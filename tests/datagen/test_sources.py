@@ -104,7 +104,7 @@ def locked(items: list[dict[str, Any]], folder: Path, known: list[Any] | None = 
 def job_of(items: list[dict[str, Any]], folder: Path, **data: Any) -> StageJob:
     """Return the job of the stage for locked sources, as the plan makes it."""
     values = {"data": {"sources": items, "validation": {"share": 0.0, "sources": []}, "system_prompt": None,
-                       "shard_rows": 64, **data}}  # fmt: skip
+                       "shard_rows": 64, **data}, "verifier": {"config": {}}}  # fmt: skip
     row = ROWS["conversations"](values)
     assert row is not None
     job = make_job("conversations", folder, row.params)
