@@ -152,6 +152,17 @@ def test_an_ascii_stream_gets_ascii_and_an_engines_escapes_move_no_cursor() -> N
     assert "#" * 12 + "-" * 12 in stream.getvalue()
 
 
+def test_the_start_of_an_engine_is_in_no_rate() -> None:
+    clock, stream = Clock(), Screen()
+    shown = reporter(clock, stream)
+    shown.stage_started("responses", "0" * 64)
+    for now, event in [(0.0, step(0, 100, "rows", "starting vLLM")), (50.0, step(0, 100, "rows")),
+                       (60.0, step(20, 100, "rows"))]:  # fmt: skip
+        clock.now = now
+        shown.progress(event)
+    assert stream.getvalue().splitlines()[-1] == "responses: 20 %, 20/100 rows, 2.0 rows/s, 40 s left"
+
+
 def test_a_rate_begins_anew_with_other_work() -> None:
     clock, stream = Clock(), Screen()
     shown = reporter(clock, stream)

@@ -114,6 +114,7 @@ class Shards:
             self._engine = Capture(
                 Path(stage.job.inputs["verifier"].path), stage.params, stage.facets, layers, stage.work / "captured"
             )
+            tell(0, "")
         tensors = load_file(tokens)
         ids, mask, split = tensors["input_ids"].tolist(), tensors["loss_mask"].bool(), tensors["split"].tolist()
         offsets = tensors["offsets"].tolist()

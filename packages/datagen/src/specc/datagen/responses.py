@@ -161,6 +161,7 @@ class Offline(Asker):
                 break
             if self._llm is None:
                 self._llm = self._start()
+                done(0, "")
             began, tokens, last = time.monotonic(), 0, sum(not talk.asked for talk in asking)
             through = len(rows) - last
             for number, output in generate(self._llm, prompts, params):

@@ -139,7 +139,7 @@ class Reporter:
 
 
 class _Pace:
-    """The rate of the work at hand, from its first progress on: what was there after a restart took no time."""
+    """The rate of the work at hand, from where it begins: the start of an engine, and what was there, took no time."""
 
     def __init__(self, now: float) -> None:
         self._unit: str | None = None
@@ -147,7 +147,7 @@ class _Pace:
         self._rate = 0.0
 
     def add(self, event: Progress, now: float) -> None:
-        if event.unit != self._unit or event.done < self._from:
+        if event.unit != self._unit or event.done <= self._from:
             self._unit, self._since, self._from, self._rate = event.unit, now, event.done, 0.0
         elif now - self._since >= 1:
             self._rate = (event.done - self._from) / (now - self._since)
