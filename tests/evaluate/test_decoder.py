@@ -227,7 +227,8 @@ class Reread:
             self.known[key] = self.reference.read(key, layers=self.layers, ahead=0, places=range(len(key)))
         return self.known[key]
 
-    def read(self, tokens: Sequence[int], keep: int) -> Tensor:
+    def read(self, tokens: Sequence[int], keep: int, images: Sequence[bytes] = ()) -> Tensor:
+        assert not images
         self.ids += tokens
         return self.look()[1][-keep:]
 

@@ -219,7 +219,7 @@ def run(world: World, name: str, draft: dict[str, Any], **train: Any) -> dict[st
 )  # fmt: skip
 def test_a_stage_learns_to_draft(draft: dict[str, Any], train: dict[str, Any], tmp_path: Path) -> None:
     world = World(tmp_path / "w", rows=160, validation=8)
-    metrics = run(world, "learns", draft, epochs=6, **train)
+    metrics = run(world, "learns", draft, epochs=8, **train)
     best = assert_learnt(metrics, 4)
     assert best["validation_loss"] < 1 < metrics["initial"]["validation_loss"]
 

@@ -322,7 +322,7 @@ def run(world: World, name: str, draft: dict[str, Any], train: dict[str, Any]) -
 def test_it_learns_to_draft(world: World) -> None:
     sampling = {"ratio": 0.7, "floor": 0.2, "anchors": 512}
     draft = {"sampling": sampling, "intermediate_size": 256}
-    metrics = run(world, "learns", draft, {"precision": "bf16", "epochs": 6})
+    metrics = run(world, "learns", draft, {"precision": "bf16", "epochs": 8})
     best = assert_learnt(metrics, 4)
     assert metrics["initial"]["simulated"]["mean_acceptance_length"] < 1.2
     assert best["validation_loss"] < 1 < metrics["initial"]["validation_loss"]

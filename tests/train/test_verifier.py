@@ -69,7 +69,8 @@ def targets(folder: Path, facts: dict[str, Any], last: Tensor, d2t: Tensor | Non
 
 
 def test_every_family_is_tested() -> None:
-    assert set(small.FAMILIES) == {*FAMILIES, *INSIDE}
+    # LLaVA's text part is a Llama; it is held to transformers with images, in tests/datagen/test_vision.py.
+    assert {*small.FAMILIES, "llava"} == {*FAMILIES, *INSIDE}
 
 
 @pytest.mark.parametrize("family", small.FAMILIES)

@@ -86,9 +86,9 @@ def compare(world: World, case: str) -> dict[str, Any]:
         twin(batch, train["loss"]).backward()
         for (name, low), master in zip(twin.named_parameters(), masters.parameters(), strict=True):
             near = float((low.grad - seen[name]).norm() / low.grad.norm())
-            assert near < 2e-2, f"the gradient of {name} is off by {near}"
-            # A direction magnifies a gradient's last bits: given one gradient, updates must agree.
-            master.grad, low.grad = seen[name] if optimizer == "muon" else low.grad.float(), None
+            assert near < (2e-2 if precision == "bf16" else 1e-4), f"the gradient of {name} is off by {near}"
+            # A direction, and a first step of AdamW, magnify a gradient's last bits: given one gradient, updates agree.
+            master.grad, low.grad = seen[name].float(), None
         clipped += int(torch.nn.utils.clip_grad_norm_(masters.parameters(), CLIP) > CLIP)
         for one in optimizers:
             for group in one.param_groups:

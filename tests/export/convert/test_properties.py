@@ -154,7 +154,6 @@ def test_what_the_format_has_no_word_for_is_refused(name: str, changes: dict[str
         ("SafeAILab", "d2t", torch.arange(96) - 50, "does not map to the verifier's tokens"),
         ("SafeAILab", "t2d", torch.ones(384, dtype=torch.bool), "marks other tokens than its `d2t`"),
         ("SafeAILab", "norm.weight", torch.full((64,), float("nan")), "not finite numbers"),
-        ("EAGLE-1", "fc.bias", torch.ones(64), "`fc.bias` would be left out (a bias of zeros"),
     ],
 )
 def test_values_that_are_none_or_would_be_lost_are_refused_and_nothing_is_written(
