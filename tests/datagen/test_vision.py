@@ -72,8 +72,12 @@ def write_tokens(folder: Path, rows: Path, verifier: Path, options: dict[str, An
 
 def test_answers_and_states_are_the_verifier_s(tmp_path: Path) -> None:
     from PIL import Image
+    from safetensors import safe_open
     from safetensors.torch import load_file
     from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    from specc.datagen.hidden_states import read_by_training
+    from specc.train.states import Format
 
     verifier = make_llava(tmp_path / "verifier", dtype="float32")
     source, options = write_conversations(tmp_path / "conversations", ROWS), params(verifier, "float32")
@@ -109,15 +113,20 @@ def test_answers_and_states_are_the_verifier_s(tmp_path: Path) -> None:
     last: list[Any] = []
     model.get_decoder().norm.register_forward_pre_hook(lambda _, states: last.append(states[0][0]))
     seen = iter(rows)
+    form = Format(range(len(LAYERS) + 1), model.config.text_config.hidden_size, torch.float32)
     for path in sorted((output / "shards").iterdir()):
-        packed, found = load_file(inputs["tokens"] / "shards" / path.name), load_file(path)["hidden_states"]
-        for start, end in pairwise(packed["offsets"].tolist()):
-            ids = packed["input_ids"][None, start:end].long()
-            with torch.no_grad():
-                images = pixels(images_of(next(seen)["messages"]))
-                states = model(ids, **images, output_hidden_states=True).hidden_states
-            expected = torch.stack([*(states[layer][0] for layer in LAYERS), last.pop()], dim=1)
-            torch.testing.assert_close(found[start:end], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        packed = load_file(inputs["tokens"] / "shards" / path.name)
+        with safe_open(path, framework="pt") as shard:
+            for number, (start, end) in enumerate(pairwise(packed["offsets"].tolist())):
+                kept = read_by_training(packed["loss_mask"][start:end].bool())
+                assert kept > 1
+                ids = packed["input_ids"][None, start:end].long()
+                with torch.no_grad():
+                    images = pixels(images_of(next(seen)["messages"]))
+                    states = model(ids, **images, output_hidden_states=True).hidden_states
+                expected = torch.stack([*(states[layer][0] for layer in LAYERS), last.pop()], dim=1)[:kept]
+                close = {"rtol": 1e-4, "atol": 1e-4 * float(expected.abs().max())}
+                torch.testing.assert_close(form.read(shard, number, kept), expected, **close)
     packed = load_file(inputs["tokens"] / "shards/00000.safetensors")
     assert [end - start for start, end in packed["image_spans"].tolist()] == [RUN] * 4
 
