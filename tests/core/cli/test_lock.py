@@ -350,7 +350,7 @@ def test_a_stage_of_another_version_makes_the_lock_stale_and_is_named(spec: Path
     run("lock", "tiny.yaml")
     rewrite(spec, lambda raw: raw["locked"]["stages"].update(draft=0))
     said = run("lock", "--check", "tiny.yaml", expect=1)
-    assert "  stages.draft: 0 in the lock, 3 in specc\n" in said
+    assert "  stages.draft: 0 in the lock, 4 in specc\n" in said
     assert "hint: `specc lock tiny.yaml` writes it anew" in said
     run("lock", "tiny.yaml")
     run("lock", "--check", "tiny.yaml")
@@ -520,5 +520,5 @@ def test_a_frozen_build_refuses_the_lock_of_other_code(spec: Path, run: Run) -> 
     rewrite(spec, lambda raw: raw["locked"]["stages"].update(draft=0))
     said = run("build", "--frozen", "tiny.yaml", expect=1)
     assert (
-        "the lock tiny.lock.json is stale, and `--frozen` was given\n  stages.draft: 0 in the lock, 3 in specc" in said
+        "the lock tiny.lock.json is stale, and `--frozen` was given\n  stages.draft: 0 in the lock, 4 in specc" in said
     )
