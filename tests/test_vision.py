@@ -56,14 +56,20 @@ def write_project(folder: Path, rows: int, **more: Any) -> None:
     (folder / "tiny.yaml").write_text(SPEC)
 
 
+def locked_project(folder: Path, rows: int) -> Project:
+    """Write a project whose verifier has no weights to run, and lock it."""
+    write_project(folder, rows)
+    make_llava(folder / "tiny", weights=False)
+    (folder / "tiny/model.safetensors").write_bytes(one_tensor())
+    (folder / "tiny.yaml").write_text(PLAIN)
+    project = Project(folder, folder / ".specc/store")
+    project.run("lock", "tiny.yaml")
+    return project
+
+
 def test_images_are_locked_shown_and_kept(tmp_path: Path) -> None:
     """What needs no engine: the lock's pins, the rows as they will be trained, and a lock that images make stale."""
-    write_project(tmp_path, 12)
-    make_llava(tmp_path / "tiny", weights=False)
-    (tmp_path / "tiny/model.safetensors").write_bytes(one_tensor())
-    (tmp_path / "tiny.yaml").write_text(PLAIN)
-    project = Project(tmp_path, tmp_path / ".specc/store")
-    project.run("lock", "tiny.yaml")
+    project = locked_project(tmp_path, 12)
     lock = json.loads((tmp_path / "tiny.lock.json").read_text())
     (source,) = lock["locked"]["values"]["data"]["sources"]
     assert sorted(source["image_files"]) == [f"pictures/{number}.png" for number in range(len(COLORS))]
@@ -78,12 +84,7 @@ def test_images_are_locked_shown_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_rows_are_shown_with_their_images_marked(tmp_path: Path) -> None:
-    write_project(tmp_path, 6)
-    make_llava(tmp_path / "tiny", weights=False)
-    (tmp_path / "tiny/model.safetensors").write_bytes(one_tensor())
-    (tmp_path / "tiny.yaml").write_text(PLAIN)
-    project = Project(tmp_path, tmp_path / ".specc/store")
-    project.run("lock", "tiny.yaml")
+    project = locked_project(tmp_path, 6)
     out, _ = project.run("show", "--row", "2", "tiny.yaml")
     assert out == (
         "rows.jsonl:2  64 tokens of which 16 are trained (25 %)\n"

@@ -14,10 +14,9 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from specc.core.errors import SpeccError  # noqa: E402
-from specc.core.order import shard_windows  # noqa: E402
 from specc.train.data import Documents  # noqa: E402
 from specc.train.determinism import stream  # noqa: E402
-from specc.train.order import WAITING, Plan, epoch_windows  # noqa: E402
+from specc.train.order import WAITING, Plan, epoch_windows, shard_windows  # noqa: E402
 from train.world import TRAIN, World, corpus  # noqa: E402
 
 pytestmark = pytest.mark.engine
@@ -97,7 +96,7 @@ def test_every_document_is_trained_once_and_no_shard_outside_its_window(
     assert [window.last for window in windows] == [False] * (len(windows) - 1) + [True] * bool(windows)
 
 
-def test_shards_are_drawn_into_windows_without_torch() -> None:
+def test_shards_are_drawn_into_windows() -> None:
     assert shard_windows(range(7), 3, seed=42, epoch=1, shuffle=True) == [[0, 3, 5], [1, 2, 4], [6]]
     assert shard_windows([4, 0, 2], 2, seed=42, epoch=1, shuffle=False) == [[0, 2], [4]]
     assert shard_windows([], 2, seed=42, epoch=1, shuffle=True) == []

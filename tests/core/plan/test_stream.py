@@ -64,7 +64,7 @@ def test_a_draft_is_there_without_what_it_was_made_of() -> None:
 
 def test_a_cluster_runs_a_stream_in_the_job_that_reads_it() -> None:
     some = values(**STREAM, **{"runtime.datagen": {"workers": 3}})
-    jobs = {job.stage: job for job in jobs_of(lower(some, MACHINE), some)}
+    jobs = {job.stage: job for job in jobs_of(lower(some, MACHINE))}
     assert "hidden_states" not in jobs
     assert set(jobs["draft"].needs) == {"tokens", "verifier", "vocabulary"}
     assert (jobs["draft"].cpus, jobs["responses"].cpus, jobs["tokens"].cpus) == (8, 6, 3)

@@ -133,8 +133,6 @@ class Shown:
         An image has a name of its own each time it is shown: what vLLM remembers of an earlier one was computed in
         another batch, and its bits could be other ones.
         """
-        if not images:
-            return {"prompt_token_ids": list(ids)}
         from vllm.multimodal.media import ImageMediaIO
 
         load = ImageMediaIO().load_bytes  # as vLLM's server loads what a client sends

@@ -52,10 +52,6 @@ class Documents(Sequence[Document]):
         shards = self._columns[:, 0].contiguous()
         return torch.searchsorted(shards, torch.arange(int(shards[-1]) + 2 if len(shards) else 1, dtype=torch.int32))
 
-    def of(self, shards: Sequence[int]) -> Documents:
-        """Those of some shards."""
-        return Documents([self._columns[torch.isin(self._columns[:, 0], torch.tensor(shards, dtype=torch.int32))]])
-
 
 class Corpus:
     """The artifact `tokens`, read shard by shard through the page cache, and the hidden states of its documents."""
@@ -93,7 +89,7 @@ class Corpus:
 
     def done(self, shards: Sequence[int]) -> None:
         """Say that an epoch is done with shards, save for the documents that are held out."""
-        self._states.done(shards, keep=self.validation.of(shards))
+        self._states.done(shards)
 
     def mask(self, document: Document, tokens: int | None = None) -> Tensor:
         """Return what the assistant wrote of a document's first `tokens`, or of all, bool `[tokens]`."""

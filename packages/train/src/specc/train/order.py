@@ -7,6 +7,7 @@ hidden states: the order is known before there are any.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,6 @@ from typing import Any, Final
 import torch
 
 from specc.core.errors import Exit, SpeccError
-from specc.core.order import shard_windows
 from specc.train.data import Corpus, Documents
 from specc.train.determinism import stream
 from specc.train.states import Document
@@ -107,6 +107,18 @@ class Plan:
                 ended = place + 1 == len(window.batches)
                 yield Step(step, epoch, documents, window.shards if ended else (), last=ended and window.last)
                 step += 1
+
+
+def shard_windows(shards: Iterable[int], size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
+    """Return an epoch's shards in windows of `size`, each in ascending order; epochs are counted from 1.
+
+    Training is done with a window before it begins the next one, so that no shard is needed outside its own. Without
+    `shuffle` the windows are consecutive; with it they are drawn anew each epoch.
+    """
+    order = sorted(shards)
+    if shuffle:
+        order.sort(key=lambda shard: hashlib.sha256(f"{seed}\0draft\0shards\0{epoch}\0{shard}".encode()).digest())
+    return [sorted(order[start : start + size]) for start in range(0, len(order), size)]
 
 
 def epoch_windows(

@@ -51,8 +51,8 @@ class States(Protocol):
         """
         ...
 
-    def done(self, shards: Sequence[int], keep: Sequence[Document]) -> None:
-        """Take note that the epoch reads nothing more of some shards, save the documents `keep`."""
+    def done(self, shards: Sequence[int]) -> None:
+        """Take note that the epoch reads nothing more of some shards, save the documents that are held out."""
         ...
 
 
@@ -83,7 +83,7 @@ class OnDisk:
         """Return a document's first `tokens`, `[tokens, layers, hidden]` in the verifier's dtype."""
         return self._format.read(self._files[self._shards[document.shard]], document.place, tokens)
 
-    def done(self, shards: Sequence[int], keep: Sequence[Document]) -> None:
+    def done(self, shards: Sequence[int]) -> None:
         """Do nothing: what is not read for long leaves the page cache by itself."""
 
     def close(self, shards: Sequence[int]) -> None:

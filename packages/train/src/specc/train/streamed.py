@@ -75,7 +75,7 @@ class Streamed:
             self._wait(path)
         return self._held.read(document, tokens)
 
-    def done(self, shards: Sequence[int], keep: Sequence[Document]) -> None:
+    def done(self, shards: Sequence[int]) -> None:
         """Drop the window at hand, whose `shards` these are; what is held out of it was put aside with it."""
         if not self._keep:
             self._whole.close(shards)

@@ -72,7 +72,7 @@ def command(  # noqa: PLR0917 - click passes by name
     compiled = _current(spec, machine, only)
     values = compiled.lock.locked.values
     project = project_of(spec, compiled.build, values)
-    jobs, here = jobs_of(compiled.plan, values), compiled.machine
+    jobs, here = jobs_of(compiled.plan), compiled.machine
     files = render(row, project, jobs, settings, machine=here.name) | engine_files(values, jobs, here.device)
     copies = {f"{FOLDER}/{path}": (project.places[path], digest) for path, digest in project.files.items()}
     head: dict[str, Any] = {

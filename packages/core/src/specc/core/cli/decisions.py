@@ -35,11 +35,14 @@ def decided(builds: Sequence[Compiled]) -> list[list[Decision]]:
 
 def refuse_unrunnable(builds: Sequence[Compiled]) -> None:
     """Raise `SpeccErrors` if vLLM cannot run a verifier on its build's class, and has something to do with it."""
+    refused = [(compiled, found) for compiled in builds
+               if (found := refusals(compiled.values, compiled.machine, compiled.document))]  # fmt: skip
+    decisions = decided([compiled for compiled, _ in refused])
     errors = [
         error
-        for compiled, decisions in zip(builds, decided(builds), strict=True)
-        if any(decision.action != "hit" and decision.stage.name in VERIFYING for decision in decisions)
-        for error in refusals(compiled.values, compiled.machine, compiled.document)
+        for (_, found), made in zip(refused, decisions, strict=True)
+        if any(decision.action != "hit" and decision.stage.name in VERIFYING for decision in made)
+        for error in found
     ]
     if errors:
         raise in_order(errors, str(builds[0].path))

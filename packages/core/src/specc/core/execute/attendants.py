@@ -8,7 +8,6 @@ and again before it has done anything, is the stage's failure.
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from selectors import EVENT_READ, BaseSelector
 from typing import Final
 
 from specc.core.contracts import Note, Progress, StageJob, StageResult
+from specc.core.execute.processes import signal_name
 from specc.core.execute.running import Running
 from specc.core.files import writing
 
@@ -102,8 +102,8 @@ class Attendants:
                 return running
             place.deaths += 1
             place.earn()
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            say(Note(text=f"`{place.attendant.name}` was killed by {name}, and is started again", level="warning"))
+            text = f"`{place.attendant.name}` was killed by {signal_name(code)}, and is started again"
+            say(Note(text=text, level="warning"))
             self._start(place, selector)
         return None
 

@@ -18,13 +18,12 @@ from specc.core.execute.machine import installed
 from specc.core.execute.reporter import Reporter
 from specc.core.loggers import require
 from specc.core.plan import Decision, Plan, PlannedStage, StageRow, before, decide_stage, lineage, named
+from specc.core.plan.stages import OF_A_MACHINE
 from specc.core.resolve import missing_file, offline
 from specc.core.store import Store
 
 ADDRESS: Final = re.compile(r"https?://[^\s/@?#]+(/[^\s?#@]*)?")
 """What `SPECC_ENDPOINT` may be, as `runtime.datagen.endpoint` may."""
-OF_A_MACHINE: Final = ("device", "isa", "threads", "ranks", "tensor_parallel")
-"""Facets that are no versions of engines."""
 FETCHED: Final = {
     "verifier": "the verifier",
     "conversations": "the data set",
@@ -91,7 +90,7 @@ def build(
             done[stage.name] = decision
         found = done[stage.name]
         if store.writable and found.digest:  # else nothing was built, and nobody else's store says what was found
-            store.note_last(plan.name, stage.name, store.manifest(found.digest or "", found.key))
+            store.note_last(plan.name, stage.name, store.manifest(found.digest, found.key))
     if store.writable and (last := done.get(plan.last)) and last.digest:
         store.name_ref(plan.name, last.digest)
     return done

@@ -19,6 +19,7 @@ from specc.core.contracts import Failure, Manifest, Note, Progress, StageJob, St
 from specc.core.errors import Exit, SpeccError
 from specc.core.execute.attendants import Attendant, Attendants
 from specc.core.execute.machine import require_isa
+from specc.core.execute.processes import signal_name
 from specc.core.execute.reporter import Reporter
 from specc.core.execute.running import Running
 from specc.core.files import disk_of, remove_tree, writing
@@ -183,7 +184,7 @@ def _failed(job: StageJob, end: StageResult | Failure | None, code: int, log: Pa
             code=Exit(end.code) if known else Exit.STAGE,
         )
     if code < 0:
-        what = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        what = signal_name(code)
         how = f"was killed by {what}"
         if what == "SIGKILL":
             how += ", most likely because the machine ran out of memory"

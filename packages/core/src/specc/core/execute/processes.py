@@ -18,6 +18,11 @@ from specc.core.execute.guard import GRACE
 POLL: Final = 0.05
 
 
+def signal_name(code: int) -> str:
+    """Return the name of the signal that ended a child, whose exit code is its negative number."""
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+
+
 def kill_group(pid: int, number: signal.Signals) -> None:
     """Send a signal to a group of processes, if there is one."""
     with suppress(ProcessLookupError, PermissionError):

@@ -5,7 +5,7 @@
 
 The rate is that of the most similar run that the store has a record of from this machine; without one it is declared
 in `specc.core.plan.rates`. What a unit of work that an earlier build has finished will save is not known before its
-stage runs (see `specc.core.stage.Stage.unit`), so that more data may take less than is said here.
+stage runs (see `specc.core.stage.Stage.units`), so that more data may take less than is said here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from specc.core.lock import MachineClass
 from specc.core.plan.corpus import INDEXED, Corpus, count, indexes, look_into
 from specc.core.plan.costs import COSTS, TOKENS, alive, captures, decoded, sizes
 from specc.core.plan.plan import Plan
-from specc.core.plan.rates import Run, declared, most_similar, processes, resident, runs_here, scaled, stand_ins
+from specc.core.plan.rates import Run, declared, most_similar, resident, runs_here, scaled, stand_ins
 from specc.core.plan.stages import Values
 from specc.core.store import Store
 
@@ -97,16 +97,16 @@ class Estimator:
             run = most_similar(stage, [run for run in runs if run.streamed == streamed] or runs)
             seconds = run and scaled(run, stage, corpus, amount, flops)
             own = (run and run.memory(stage)) or round(
-                resident("conversations" if remote else name, values, self.machine, disks)
+                resident("conversations" if remote else name, values, self.machine, disks, stage.processes)
             )
             found[stage.recipe] = Estimate(
                 seconds=seconds
                 if seconds is not None
                 else 0.0
                 if remote
-                else declared(name, values, self.machine, amount, flops),
+                else declared(name, values, self.machine, amount, flops, processes=stage.processes),
                 disk=round(disks[name]),
-                memory=processes(values, name) * own,
+                memory=stage.processes * own,
                 tokens=None if tokens is None else round(tokens),
                 flops=flops,
                 measured=seconds is not None,

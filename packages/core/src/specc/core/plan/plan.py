@@ -48,6 +48,13 @@ class PlannedStage:
         """The stage's name."""
         return self.row.name
 
+    @property
+    def processes(self) -> int:
+        """The processes that the stage has at most: its ranks, or workers, each with a verifier that may be spread."""
+        if "ranks" in self.facets:  # `2`, or `2x120+1` for two up to step 120, then one
+            return max(int(phase.partition("x")[0]) for phase in str(self.facets["ranks"]).split("+"))
+        return self.row.workers * int(self.facets.get("tensor_parallel", 1))
+
     def key(self, names: Mapping[str, str], lineage: Mapping[str, Any]) -> str:
         """Return the stage's key, given what stands for its inputs (`named`) and its ancestors' keys (`lineage`)."""
         return digest_of(

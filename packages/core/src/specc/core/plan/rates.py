@@ -15,13 +15,12 @@ from specc.core.lock import MachineClass
 from specc.core.plan.corpus import Corpus, number, read_json
 from specc.core.plan.costs import COSTS, WIDTH, head_size, learnt_shapes, rows_seen, weight_bytes
 from specc.core.plan.plan import PlannedStage
-from specc.core.plan.stages import Values, verifier_processes, workers
+from specc.core.plan.stages import OF_A_MACHINE, Values, verifier_processes
 from specc.core.store import Store
 from specc.core.store.manifests import repeats
 
 MEASURES: Final = {"evaluation": "evaluation.json", "benchmark": "benchmark.json"}
 """Stages whose work is prompts, and the file that says how many they were."""
-_HARDWARE: Final = ("device", "isa", "threads", "ranks", "tensor_parallel")
 
 # Declared numbers. `quickstart` is the build of specs/quickstart.yaml on two idle cores of the class `cpu-avx512_bf16`,
 # which README.md has a table of; `full` a build with 8,743 of the prompts in specs/prompts, 1,370,063 tokens, on the
@@ -80,8 +79,8 @@ CACHED: Final = 256
 """Sequences that have a place in that cache."""
 
 
-def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[str, float]) -> float:
-    """Return a process's peak resident bytes; a verifier that is spread over processes has a part in each.
+def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[str, float], processes: int) -> float:
+    """Return a process's peak resident bytes, of so many; a verifier that is spread over some has a part in each.
 
     Those of hidden states that training has mapped are not counted: the kernel takes them back when it needs them.
     """
@@ -102,31 +101,21 @@ def resident(name: str, values: Values, machine: MachineClass, disks: Mapping[st
         inner = draft.get("intermediate_size", config["intermediate_size"])
         wide = 12 * config["hidden_size"] + 4 * inner  # a row's kept activations at each step
         cost, rows = algorithm(draft["algorithm"]).training(draft, config, 0.0), values["train"]["batch_tokens"]
-        rows = min(rows, cost.most or rows) * cost.kept / processes(values, name)
+        rows = min(rows, cost.most or rows) * cost.kept / processes
         return TRAINER + ends + 18 * learnt + 2 * rows * wide
     whole = {"verifier": 2.0 if verifier["format"] == "gguf" else 0.0, "checkpoint": 4.0, "converted": 4.0}
     return PYTHON + whole.get(name, 0.0) * disks[name]
 
 
-def processes(values: Values, name: str) -> int:
-    """Return the processes that a stage has on this machine, at most."""
-    if name in ("responses", "tokens", "hidden_states"):
-        remote = name == "responses" and "endpoint" in values["data"]["responses"]
-        many = 1 if remote else workers(values)
-        return many if remote or name not in VERIFYING else many * verifier_processes(values["runtime"])
-    if name in VERIFYING:
-        return verifier_processes(values["runtime"])
-    ranks: Any = values["runtime"]["train"]["ranks"] if name == "draft" else 1
-    return ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)
-
-
-def declared(name: str, values: Values, machine: MachineClass, amount: float, flops: float | None) -> float:
-    """Return a stage's seconds at declared rates."""
+def declared(
+    name: str, values: Values, machine: MachineClass, amount: float, flops: float | None, *, processes: int
+) -> float:
+    """Return a stage's seconds at declared rates, in so many processes."""
     if flops is None:
-        return amount / BYTES[name] / processes(values, name)
+        return amount / BYTES[name] / processes
     narrow, wide = GFLOPS[machine.name]
     exact = values["train"]["precision"] == "fp32" if name == "draft" else values["verifier"]["dtype"] == "float32"
-    cores = (1 if machine.device == "cuda" else values["runtime"]["threads"]) * processes(values, name)
+    cores = (1 if machine.device == "cuda" else values["runtime"]["threads"]) * processes
     start, share = START[name][machine.device], SHARE[name]
     if name == "benchmark":
         start += ENGINE[machine.device] * len(values["evaluate"]["grid"]["speculative_tokens"])
@@ -225,7 +214,7 @@ def _work(
 
 def most_similar(stage: PlannedStage, runs: list[Run]) -> Run | None:
     """Return the run to measure by: on the same device with the same instructions, threads, ranks and processes."""
-    wanted = {name: stage.facets.get(name) for name in _HARDWARE}
+    wanted = {name: stage.facets.get(name) for name in OF_A_MACHINE}
     same = [run for run in runs if {name: run.manifest.facets.get(name) for name in wanted} == wanted]
     return max(same, key=lambda run: run.likeness(stage), default=None)
 

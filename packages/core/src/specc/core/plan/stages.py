@@ -68,6 +68,8 @@ RUNTIME: Final[Mapping[str, str]] = {
     "runtime.datagen.tensor_parallel": "tensor_parallel",
 }
 """Values that reach keys through the numerics class: their paths, and what it calls them."""
+OF_A_MACHINE: Final = ("device", "isa", *RUNTIME.values())
+"""Facets that are no versions of engines."""
 
 _FOUND: Final = ("commit", "revision", "config", "split", "path", "preset", "licence", "examples")
 """What of a source says where its files were found, and what its card says of it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from specc.core.plan import Plan, PlannedStage
 
@@ -47,19 +46,19 @@ class Job:
         return ("build", "--frozen", *(() if self.hub else ("--offline",)), "--stage", self.stage)
 
 
-def jobs_of(plan: Plan, values: Mapping[str, Any]) -> tuple[Job, ...]:
-    """Return the jobs of a plan, in its order; `values` are the locked ones."""
+def jobs_of(plan: Plan) -> tuple[Job, ...]:
+    """Return the jobs of a plan, in its order."""
     streamed = {stage.name: stage for stage in plan.stages if stage.row.streamed}
     alone = [stage for stage in plan.stages if stage.name not in streamed]
-    return tuple(_job(number, stage, streamed, values["runtime"]) for number, stage in enumerate(alone, start=1))
+    return tuple(_job(number, stage, streamed) for number, stage in enumerate(alone, start=1))
 
 
-def _job(number: int, stage: PlannedStage, streamed: Mapping[str, PlannedStage], runtime: Mapping[str, Any]) -> Job:
+def _job(number: int, stage: PlannedStage, streamed: Mapping[str, PlannedStage]) -> Job:
     """Return a stage's job; what it streams runs in it and needs what it needs."""
     beside = [streamed[name] for name in stage.row.inputs.values() if name in streamed]
     together = [stage, *beside]
     needs = [name for one in (*beside, stage) for name in one.row.inputs.values() if name not in streamed]
-    processes = [(one.facets, _processes(one, runtime)) for one in together]
+    processes = [(one.facets, one.processes) for one in together]
     return Job(
         stage=stage.name,
         number=number,
@@ -70,11 +69,3 @@ def _job(number: int, stage: PlannedStage, streamed: Mapping[str, PlannedStage],
         gpus=sum(count for facets, count in processes if facets.get("device") == "cuda"),
         workers=stage.row.workers,
     )
-
-
-def _processes(stage: PlannedStage, runtime: Mapping[str, Any]) -> int:
-    """Return how many processes a stage has at most: ranks where its key names them, else those of verifiers."""
-    if "ranks" not in stage.facets:
-        return stage.row.workers * int(stage.facets.get("tensor_parallel", 1))
-    ranks = runtime["train"]["ranks"]
-    return ranks if isinstance(ranks, int) else max(phase["ranks"] for phase in ranks)
