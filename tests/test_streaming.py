@@ -44,14 +44,14 @@ SHARDS, WINDOW, AHEAD = 7, 2, 1
 
 
 def make(
-    folder: Path, verifier: Path, how: str, *, workers: int = 1, ranks: int = 1, responses: str = "data"
+    folder: Path, verifier: Path, how: str, *, workers: int = 1, ranks: int = 1, answers: str = "{from: data}"
 ) -> Project:
     """Write a project with seven shards, of which a window has two."""
     folder.mkdir(parents=True)
     shutil.copytree(verifier, folder / "tiny")
     write_prompts(folder / "prompts.jsonl", 8 * SHARDS, answers=True)
     text = SPEC.replace("HOW", how).replace("WORKERS", str(workers)).replace("RANKS", str(ranks))
-    (folder / "tiny.yaml").write_text(text.replace("from: data", f"from: {responses}"))
+    (folder / "tiny.yaml").write_text(text.replace("{from: data}", answers))
     return Project(folder, folder / ".specc/store")
 
 
@@ -177,6 +177,17 @@ def test_two_workers_both_make_shards_and_one_makes_the_same(
     # Built again in an empty store, from the same inputs, by one process.
     done = project.specc("verify", "--rebuild", manifest.digest[:12])
     assert "the same" in done.stdout + done.stderr
+
+
+def test_two_workers_answer_as_one_does(tmp_path: Path, verifier_folder: Path) -> None:
+    some = "{from: verifier, max_tokens: 64, temperature: 0.8}"
+    one, two = (make(tmp_path / str(count), verifier_folder, "disk", workers=count, answers=some) for count in (1, 2))
+    digest = built(two, "responses")["responses"]
+    store = Store(two.store)
+    record = store.record(store.manifest(digest.removeprefix("sha256:")).key)
+    assert record["workers"] == 2
+    assert 0 < record["own_units"] < SHARDS
+    assert built(one, "responses")["responses"] == digest
 
 
 @pytest.mark.full

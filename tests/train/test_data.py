@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,8 +68,8 @@ class Nowhere:
     def read(self, document: Document, tokens: int) -> torch.Tensor:
         raise AssertionError(document, tokens)
 
-    def done(self, shards: Sequence[int], keep: Sequence[Document]) -> None:
-        raise AssertionError(shards, keep)
+    def window_done(self) -> None:
+        raise AssertionError("nothing was read")
 
 
 def test_documents_are_found_as_one_at_a_time(tmp_path: Path) -> None:

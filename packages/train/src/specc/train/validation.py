@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -32,8 +32,10 @@ class Validation:
         self.corpus, self.batches, self.frozen, self.losses, self.steps = corpus, batches, frozen, losses, steps
         self._choices: dict[int, Tensor] = {}
 
-    def __call__(self, model: DraftModel) -> dict[str, Any]:
+    def __call__(self, model: DraftModel, say: Callable[[int], None]) -> dict[str, Any]:
         """Return an epoch's validation metrics as `metrics.json` holds them; without rows, counts of nothing.
+
+        `say` is told after every row how many are done.
 
         A guess is right if it is the token that the verifier's head ranks first; a choice outside the draft
         vocabulary is therefore always missed. `right_so_far` counts drafts right up to and with that place.
@@ -41,7 +43,7 @@ class Validation:
         """
         counts = torch.zeros(3, self.steps, dtype=torch.int64)  # counted, right, right so far
         sums, totals = (torch.zeros(len(model.coefficients), dtype=torch.float64) for _ in range(2))
-        covered, walk = 0, WalkCounts.none(self.steps)
+        covered, done, walk = 0, 0, WalkCounts.none(self.steps)
         measures: dict[str, Tensor] = {}
         known = torch.zeros(len(self.frozen.embed_tokens), dtype=torch.bool)
         known[model.to_verifier(torch.arange(len(model.head.weight)))] = True
@@ -63,6 +65,8 @@ class Validation:
                     accepted = accepted_lengths(guesses, reading.ids).tolist()
                     for first, last in responses(mask):
                         walk += greedy_walk(accepted, first, last, self.steps)
+                    done += 1
+                    say(done)
         loss = float((sums * model.scales(totals)).sum()) if self.batches else None
         names = ("counted", "right", "right_so_far")
         return {
