@@ -198,10 +198,10 @@ def rows_of(corpus: Any, documents: Any) -> dict[str, Any]:
     found: dict[str, list[Any]] = {name: [] for name in ("aux", "last", "tokens", "positions", "document", "depth")}
     for number, document in enumerate(documents):
         count = document.rows
-        ids, mask, hidden = corpus.read(document, count + 2)
-        found["aux"].append(hidden[:count, :-1].flatten(1))
-        found["last"].append(hidden[1 : count + 1, -1])
-        found["tokens"].append(ids[1 : count + 1])
+        reading, mask = corpus.read(document, count + 2), corpus.mask(document, count + 2)
+        found["aux"].append(reading.aux[:count].flatten(1))
+        found["last"].append(reading.last[1 : count + 1])
+        found["tokens"].append(reading.ids[1 : count + 1])
         found["positions"].append(torch.arange(count))
         found["document"].append(torch.full((count,), number))
         found["depth"].append(depths(mask)[2 : count + 2])
