@@ -27,7 +27,7 @@ from specc.core.execute import machine_name
 from specc.core.lock import machine_class
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = 192
+ROWS = {"bfloat16": 192, "float32": 64}[fast_dtype()]
 ROUNDS = 3
 LARGEST = 0.8
 """Bytes of hidden states on disk over those of the verifier's numbers, at most."""
@@ -78,7 +78,7 @@ def measure(folder: Path) -> dict[str, Any]:
     from specc.datagen.encoding import StatesFile
     from specc.datagen.engine import start, stop
     from specc.datagen.hidden_states import Capture, read_by_training
-    from specc.datagen.responses import Talk, Writer
+    from specc.datagen.responses import Offline
     from specc.datagen.rows import read_rows
 
     store = folder / "store"
@@ -93,12 +93,11 @@ def measure(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     # The writer's own engine serves both sides.
-    writer = Writer(verifier, lock, facets)
+    writer = Offline(verifier, lock, facets, conversations)
     writer.answer(chats[:2], lambda *_: None)
     llm = writer._llm
     chats = [row for row in chats if [message["role"] for message in row["messages"]] == ["user"]]
-    talks = [Talk.of(row) for row in chats]
-    prompts = [writer._prompt(talk, talk.next_prompt()) for talk in talks]
+    prompts = [writer.prompt(talk, talk.next_prompt()) for talk in writer.begin(chats)]
     plain = [SamplingParams(temperature=0, max_tokens=128) for _ in prompts]
     given = [{"prompt_token_ids": prompt} for prompt in prompts]
     before = writer.tokens
