@@ -3,8 +3,6 @@
 The docstrings below the fields are what the schema, an editor's hover and `specc schema --field` show.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
@@ -131,7 +129,7 @@ class Train(Section):
     """Number of tokens of one optimizer step, over all ranks."""
     optimizer: Annotated[Optimizer, BeforeValidator(_optimizer)] = AdamW()
     """The optimizer and its values."""
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Schedule.model_construct()
     """How the learning rate moves."""
     loss: Annotated[
         Loss | None,
@@ -145,7 +143,7 @@ class Train(Section):
     """Numeric type of the forward and backward pass; weights and moments are kept in fp32 either way."""
     gradient_clipping: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient; `null` does not clip."""
-    zero: Zero = Zero()
+    zero: Zero = Zero.model_construct()
     """DeepSpeed's ZeRO."""
     deepspeed: DeepSpeed | None = None
     """Further values of DeepSpeed, by DeepSpeed's own names. Default: none."""
@@ -300,9 +298,9 @@ class Runtime(Section):
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 4
     """Number of threads of each process; part of the numerics class, since sums depend on it."""
-    datagen: DatagenRuntime = DatagenRuntime()
+    datagen: DatagenRuntime = DatagenRuntime.model_construct()
     """Processes that make data."""
-    train: TrainRuntime = TrainRuntime()
+    train: TrainRuntime = TrainRuntime.model_construct()
     """Processes that train."""
     store: Annotated[str, Field(min_length=1)] | None = None
     """Folder of the store, relative to the spec. Default: `SPECC_STORE`, or else `.specc/store`."""
@@ -339,15 +337,15 @@ class Spec(Section):
     """The draft model; `algorithm` decides which other keys this section has."""
     data: Data
     """What the draft learns from."""
-    train: Train = Train()
+    train: Train = Train.model_construct()
     """How the draft is trained."""
-    export: Export = Export()
+    export: Export = Export.model_construct()
     """The checkpoint in the speculators format."""
     evaluate: Evaluate | None = None
     """Acceptance and losslessness, measured in vLLM on held-out prompts. Default: no evaluation."""
-    checks: Checks = Checks()
+    checks: Checks = Checks.model_construct()
     """What the evaluation must show."""
-    runtime: Runtime = Runtime()
+    runtime: Runtime = Runtime.model_construct()
     """How and where the stages run, never what they build."""
 
     def values(self) -> dict[str, Any]:
