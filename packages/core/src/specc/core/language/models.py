@@ -100,7 +100,7 @@ def _loss(value: Any) -> Any:
 Logger = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
-def _unique(value: list[str]) -> list[str]:
+def _unique(value: list[Any]) -> list[Any]:
     if len(set(value)) < len(value):
         raise ValueError("an item stands in it twice")
     return value
@@ -249,6 +249,13 @@ class Checks(Section):
     """Whether greedy output with the draft must be the verifier's own."""
 
 
+Devices = Annotated[
+    list[Annotated[int, Field(ge=0, le=65535)]],
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_unique),
+]
+
+
 class DatagenRuntime(Section):
     """Processes that make data."""
 
@@ -258,6 +265,9 @@ class DatagenRuntime(Section):
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of processes, each with a GPU if there are any, that every layer of the verifier is spread over, in the
     evaluation too; part of the numerics class."""
+    devices: Devices | None = None
+    """Numbers of the GPUs, or on a CPU of the cores, that the verifier has, each worker its part of them: of those that
+    the build may use, counted from 0. In no key and no lock. Default: all; of GPUs, each worker has its own."""
     endpoint: (
         Annotated[
             str,
@@ -291,6 +301,9 @@ class TrainRuntime(Section):
     ranks: Ranks | Annotated[list[Phase], Field(min_length=2)] = 1
     """Number of processes of this machine that share each batch, or phases of a training that changes it; part of the
     numerics class."""
+    devices: Devices | None = None
+    """Numbers of the GPUs, one a rank, or on a CPU of the cores, that training has: of those that the build may use,
+    counted from 0. In no key and no lock. Default: all."""
 
 
 class Runtime(Section):
@@ -365,8 +378,10 @@ class Spec(Section):
         for name in ("filters", "bad_rows", "hidden_states"):
             if (value := data.pop(name)) not in (None, 0):
                 data[name] = _given(value) if isinstance(value, dict) else value
-        responses, datagen = tree["data"]["responses"], tree["runtime"]["datagen"]
-        for section, name in ((responses, "template"), (responses, "endpoint"), (datagen, "endpoint")):
+        responses, runtime = tree["data"]["responses"], tree["runtime"]
+        datagen = runtime["datagen"]
+        for section, name in ((responses, "template"), (responses, "endpoint"), (datagen, "endpoint"),
+                              (datagen, "devices"), (runtime["train"], "devices")):  # fmt: skip
             if not section[name]:
                 del section[name]
         if responses["samples"] == 1:
