@@ -38,7 +38,10 @@ train:
   batch_tokens: 256
   save_every: 2
   optimizer: {name: adamw, learning_rate: 1e-3}
-runtime: {threads: 1, datagen: {workers: WORKERS}, train: {ranks: RANKS}}
+runtime:
+  threads: 1
+  datagen: {workers: WORKERS}
+  train: {ranks: RANKS}
 """
 SHARDS, WINDOW, AHEAD = 7, 2, 1
 
@@ -151,8 +154,13 @@ def test_either_side_may_die_and_the_bytes_are_the_same(
     on_disk: tuple[Project, dict[str, str]], tmp_path: Path, verifier_folder: Path
 ) -> None:
     project = make(tmp_path / "project", verifier_folder, f"{{from: stream, ahead: {AHEAD}}}")
-    build = project.start("build", "--stage", "draft", "tiny.yaml")
+    own = "runtime: {datagen: {devices: [0]}, train: {devices: [1]}}\n"
+    (project.folder / "machine.yaml").write_text(own)
+    build = project.start("build", "--stage", "draft", "--profile", "machine.yaml", "tiny.yaml")
     wait_until(lambda: any((streamed(project) or tmp_path).glob("0*.safetensors")), 120)
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    for name, core in zip(("producer-1/JOB.json", "specc.train"), cores, strict=True):
+        assert {core} == set.union(*(os.sched_getaffinity(pid) for pid in running(project, name)))
     for pid in running(project, "producer-1/JOB.json"):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: any(project.store.glob("work/draft-*/checkpoints/0/step-*")), 120)

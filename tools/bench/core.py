@@ -232,7 +232,9 @@ def put(store: Store, of: StageJob, holes: Mapping[str, int]) -> None:
 
 def run(line: list[str], store: Path) -> subprocess.CompletedProcess[bytes]:
     """Run a command that succeeds, on a store."""
-    return subprocess.run(line, check=True, capture_output=True, env=os.environ | {"SPECC_STORE": str(store)})
+    env = os.environ | {"SPECC_STORE": str(store)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python compiles a changed module once, and not at each run
+    return subprocess.run(line, check=True, capture_output=True, env=env)
 
 
 def turns(sides: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:

@@ -191,6 +191,18 @@ def test_where_an_endpoint_is_and_how_it_is_asked_decides_nothing(
     assert changed >= {"responses", "tokens", "hidden_states", "draft", "checkpoint"}
 
 
+def test_devices_are_in_no_lock_and_in_no_key(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "lock", "tiny.yaml")
+    before = spec.with_name("tiny.lock.json").read_bytes()
+    plan = json.loads(run(capsys, "plan", "--json", "tiny.yaml")[0])
+    spec.write_text(spec.read_text() + "runtime: {datagen: {devices: [0, 1]}, train: {devices: [2]}}\n")
+    run(capsys, "lock", "--check", "tiny.yaml")
+    run(capsys, "lock", "tiny.yaml")
+    assert spec.with_name("tiny.lock.json").read_bytes() == before
+    after = json.loads(run(capsys, "plan", "--json", "tiny.yaml")[0])
+    assert [stage["recipe"] for stage in after["stages"]] == [stage["recipe"] for stage in plan["stages"]]
+
+
 def test_a_class_that_nobody_knows_is_a_usage_error(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = run(capsys, "plan", "--class", "abacus", "tiny.yaml", expect=2)
     assert "no class of machines `abacus`" in err

@@ -80,6 +80,7 @@ def test_a_value_is_said_to_stand_in_it(project: Project) -> None:
         ("threads: 8\n", "E0101", "bad.yaml:1:1"),
         ("runtime: {threads: 8}\ntrain: {epochs: 9}\n", "E0101", "bad.yaml:2:1"),
         ("runtime: {train: {ranks: [{ranks: 2}, {ranks: 1}]}}\n", "E0222", "bad.yaml:1:26"),
+        ("runtime: {datagen: {workers: 2, devices: [0]}}\n", "E0247", "bad.yaml:1:42"),
     ],
 )  # fmt: skip
 def test_it_holds_a_runtime_and_nothing_else(project: Project, text: str, id: str, place: str) -> None:  # noqa: A002

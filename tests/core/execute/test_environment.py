@@ -122,12 +122,11 @@ def test_only_a_stage_that_asks_an_endpoint_has_its_key(monkeypatch: pytest.Monk
     assert "secret" not in environment({}, tmp_path, 1).values()
 
 
-def test_only_a_stage_on_a_gpu_sees_which_gpus_the_caller_chose(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    found = environment({"device": "cuda", "isa": "cuda"}, tmp_path, 1)
+def test_a_stage_on_a_gpu_sees_the_gpus_that_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    found = environment({"device": "cuda", "isa": "cuda"}, tmp_path, 1, gpus="3")
     assert (found["CUDA_VISIBLE_DEVICES"], found["DS_ACCELERATOR"]) == ("3", "cuda")
+    assert "CUDA_VISIBLE_DEVICES" not in environment({"device": "cpu"}, tmp_path, 1)
 
 
 def test_pythonpath_is_kept_where_specc_is_and_nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

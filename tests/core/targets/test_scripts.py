@@ -253,6 +253,16 @@ def test_ray_runs_the_stages_one_after_another_and_the_spec_is_in_no_argument(
     assert calls(environment) == [building("tokens")]
 
 
+def test_devices_of_one_machine_are_no_clusters(plain: Compiler) -> None:
+    spec = plain.project.folder / "tiny.yaml"
+    spec.write_text(spec.read_text() + "runtime: {train: {devices: [0]}}\n")
+    plain.project.run("lock", "tiny.yaml")
+    out = plain.project.folder / "out"
+    _, said = plain.project.run("compile", "--target", "slurm", "--out", str(out), "tiny.yaml", expect=1)
+    assert "`runtime.train.devices` are numbers on one machine" in said
+    assert not out.exists()
+
+
 def test_ray_gets_an_actor_for_each_worker(plain: Compiler, program: Program) -> None:
     spec = plain.project.folder / "tiny.yaml"
     spec.write_text(spec.read_text() + "runtime: {datagen: {workers: 3}, threads: 2}\n")

@@ -1,7 +1,5 @@
 """What every algorithm has to say of itself."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import itertools
@@ -18,7 +16,10 @@ Tree = Mapping[str, Any]
 
 
 class Section(BaseModel):
-    """A part of the language: unknown keys are errors, values are frozen, docstrings describe the fields."""
+    """A part of the language: unknown keys are errors, values are frozen, docstrings describe the fields.
+
+    A section that is another's default is made by `model_construct`: a call would build its validator at import.
+    """
 
     # Not `use_attribute_docstrings`: it parses the source of every class as it is imported, by every command.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)

@@ -3,8 +3,6 @@
 What is here holds for the whole family of block drafts: others add tensors, fields and knobs to these.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, Literal, cast
 
@@ -94,7 +92,7 @@ class BlockDraft(DraftSection):
     Default: the verifier's first end-of-sequence token."""
     anchors: Annotated[int, Field(ge=1)] = 512
     """Number of blocks that an optimizer step learns from at most; each document has one at least."""
-    position_weights: PositionWeights = DPace()
+    position_weights: PositionWeights = DPace.model_construct()
     """What the losses of a block's tokens count for; normalised by their sum."""
     init: Init | None = None
     """Weights to start from. Default: random, drawn from `train.seed`."""

@@ -4,8 +4,6 @@ The block's tokens see their predecessors' states through the convolutions, and 
 selector, which ranks the most probable tokens of each place anew. Names and shapes are those of the speculators format.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -66,11 +64,11 @@ class DFlash2Draft(BlockDraft):
     """Number of tokens of a block, the one that it starts from included."""
     sample_from_anchor: Literal[False] = False  # pyright: ignore[reportIncompatibleVariableOverride] - narrower, frozen
     """Whether the token that a block starts from proposes the one after it: no engine runs such a DFlash2."""
-    position_weights: PositionWeights = Exponential()
+    position_weights: PositionWeights = Exponential.model_construct()
     """What the losses of a block's tokens count for; normalised by their sum."""
-    convolution: Convolution = Convolution()
+    convolution: Convolution = Convolution.model_construct()
     """Convolutions inside the block."""
-    selector: Selector = Selector()
+    selector: Selector = Selector.model_construct()
     """Choice among each place's most probable tokens."""
 
 

@@ -3,8 +3,6 @@
 A block is computed at once. Then its tokens are chosen one after another, each biased by the one chosen before it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -65,11 +63,11 @@ class DSparkDraft(BlockDraft):
     sample_from_anchor: bool = True
     """Whether the token that a block starts from proposes the one after it: a block then proposes `block_size` tokens
     instead of one less."""
-    position_weights: PositionWeights = Exponential()
+    position_weights: PositionWeights = Exponential.model_construct()
     """What the losses of a block's tokens count for; normalised by their sum."""
-    markov: Markov = Markov()
+    markov: Markov = Markov.model_construct()
     """The bias that the token before adds to a token's logits."""
-    confidence: Confidence | None = Confidence()
+    confidence: Confidence | None = Confidence.model_construct()
     """The head that predicts each draft token's chance of acceptance; `null` trains none."""
 
 

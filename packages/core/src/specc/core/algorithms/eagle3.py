@@ -1,7 +1,5 @@
 """EAGLE-3 (Li et al. 2025, arXiv:2503.01840): one decoder layer over fused hidden states of three depths."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, Literal
 
@@ -68,7 +66,7 @@ class Eagle3Draft(DraftSection):
     """Number of most recent positions that the draft's attention sees. Default: all."""
     intermediate_size: Annotated[int, Field(ge=1)] | None = None
     """Width of the draft's feed-forward layers. Default: the verifier's."""
-    ttt: TestTimeTraining = TestTimeTraining()
+    ttt: TestTimeTraining = TestTimeTraining.model_construct()
     """Training-time test: unrolled draft steps and their weights."""
     init: Init | None = None
     """Weights to start from. Default: random, drawn from `train.seed`."""

@@ -4,8 +4,6 @@ The head is a decoder layer over the verifier's last state and the next token (D
 section 2.2). It is served from inside the verifier's checkpoint, under the verifier's own tensor names.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

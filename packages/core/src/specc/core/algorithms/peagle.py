@@ -1,7 +1,5 @@
 """P-EAGLE (arXiv:2602.01469): EAGLE-3's decoder, which proposes all tokens of a draft in one pass."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, Literal
 
@@ -64,7 +62,7 @@ class PeagleDraft(DraftSection):
     end-of-sequence token."""
     depths: Annotated[int, Field(ge=1, le=16)] = 8
     """Number of tokens that are proposed in one pass; the longest draft that the speculator can be asked for."""
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling.model_construct()
     """Which of the drafts' deeper places are learnt from."""
     init: Init | None = None
     """Weights to start from. Default: random, drawn from `train.seed`."""

@@ -3,8 +3,6 @@
 Names and shapes are those of the speculators format, in which it is called `xpress`.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -55,9 +53,9 @@ class XPressDraft(BlockDraft):
 
     algorithm: Literal["xpress"]
     """Algorithm of the draft model; it decides which other keys this section has."""
-    position_weights: PositionWeights = Exponential()
+    position_weights: PositionWeights = Exponential.model_construct()
     """What the losses of a block's tokens count for; normalised by their sum."""
-    refiner: Refiner = Refiner()
+    refiner: Refiner = Refiner.model_construct()
     """The refiner and how it is trained."""
 
 

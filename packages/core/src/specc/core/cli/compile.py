@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def command(  # noqa: PLR0917 - click passes by name
     row = TARGETS[target]
     settings = read_settings(row, given)
     compiled = _current(spec, machine, only)
+    _placeless(compiled.values)
     values = compiled.lock.locked.values
     project = project_of(spec, compiled.build, values)
     jobs, here = jobs_of(compiled.plan), compiled.machine
@@ -93,6 +94,16 @@ def command(  # noqa: PLR0917 - click passes by name
     words(f"  start it: bash {shlex.quote(str(out / row.start))}")
     click.echo(str(out / row.start))
     return Exit.OK
+
+
+def _placeless(values: Mapping[str, Any]) -> None:
+    """Raise `SpeccError` if a spec names devices."""
+    for section in ("datagen", "train"):
+        if values["runtime"][section].get("devices"):
+            raise SpeccError(
+                f"`runtime.{section}.devices` are numbers on one machine, and a cluster gives each job its own devices",
+                hint="put them into a profile of that machine: `specc build --profile FILE`",
+            )
 
 
 def _current(spec: Path, machine: str | None, only: Collection[str]) -> Compiled:

@@ -6,6 +6,7 @@ import atexit
 import gc
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,9 @@ import click
 
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import storage_error
+
+# Plugins of other packages for pydantic could change what a spec may be, and to look for them takes a tenth of a check.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 COMMANDS: Final = {
     "init": "write a starter spec",

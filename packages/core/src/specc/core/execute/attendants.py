@@ -38,9 +38,13 @@ class Attendant:
 
 def workers(job: StageJob, package: str, count: int) -> tuple[StageJob, list[Attendant]]:
     """Return a job for the first of `count` processes that make its units, and the others as its attendants."""
-    first = replace(job, context={**job.context, "workers": count})
-    beside = [replace(first, context={**first.context, "worker": number}) for number in range(1, count)]
-    return first, [Attendant(name=f"worker-{one.context['worker']}", package=package, job=one) for one in beside]
+
+    def one(number: int, **own: int) -> StageJob:
+        return replace(job, context={**job.context, "workers": count, "share": (number, count), **own})
+
+    beside = [Attendant(name=f"worker-{number}", package=package, job=one(number, worker=number))
+              for number in range(1, count)]  # fmt: skip
+    return one(0), beside
 
 
 class Attendants:

@@ -317,6 +317,7 @@ def _producers(decision: Decision, folder: Path, done: Mapping[str, Decision], s
         output="",
         work="",
         units=str(store.units(row.name)),
-        context={"stream": str(folder)},
+        context={**row.context, "stream": str(folder)},
     )
-    return [Attendant(name=f"producer-{number + 1}", package=row.package, job=job) for number in range(row.workers)]
+    jobs = [replace(job, context={**job.context, "share": (number, row.workers)}) for number in range(row.workers)]
+    return [Attendant(name=f"producer-{number}", package=row.package, job=one) for number, one in enumerate(jobs, 1)]

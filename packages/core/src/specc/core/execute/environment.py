@@ -64,6 +64,7 @@ def environment(
     endpoint: bool = False,
     loggers: Iterable[str] = (),
     sockets: str | None = None,
+    gpus: str | None = None,
 ) -> dict[str, str]:
     """Return a stage's whole environment.
 
@@ -71,7 +72,8 @@ def environment(
     holds its home and its temporary files. `port` is free on 127.0.0.1. `hub` lets it reach a model hub, `endpoint` a
     server that gives answers.
     `loggers` are those that it tells of its training, which take where to from the caller's own variables. `sockets`
-    is a folder with a short name, for those that the processes of a verifier speak through.
+    is a folder with a short name, for those that the processes of a verifier speak through. `gpus` are those that it
+    sees on CUDA, None for all.
     """
     caller = os.environ
     threads = str(facets.get("threads", 1))
@@ -89,7 +91,8 @@ def environment(
         found["VLLM_RPC_BASE_PATH"] = sockets
     if facets.get("device") == "cuda":
         found["DS_ACCELERATOR"] = "cuda"
-        found |= {name: caller[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in caller}
+        if gpus is not None:
+            found["CUDA_VISIBLE_DEVICES"] = gpus
     for reaches, names in ((hub, TO_REACH_A_HUB), (endpoint, TO_REACH_AN_ENDPOINT)):
         if reaches:
             found |= {name: caller[name] for name in names if name in caller}

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 
 from specc.core.contracts import Event, Failure, Note, Progress, StageJob, StageResult, load_event
 from specc.core.errors import Exit, SpeccError
+from specc.core.execute.devices import cores_of, gpus_of
 from specc.core.execute.environment import environment, free_port
 from specc.core.execute.processes import await_exit, await_group, has_exited, kill_group
 from specc.core.files import remove_tree, write_atomic, writing
@@ -35,8 +36,10 @@ class Running:
     ) -> None:
         """Start `python -m specc.<package>` in the job's work folder, its key's lock in its hands if there is one.
 
-        Raises `SpeccError` if the interpreter cannot be started, or if there is no writing to the disk.
+        Raises `SpeccError` if the interpreter cannot be started, if there is no writing to the disk, or if its devices
+        are not there.
         """
+        gpus, cores = gpus_of(job), cores_of(job)
         work = Path(job.work)
         with writing(work):
             remove_tree(work / "tmp")
@@ -67,6 +70,7 @@ class Running:
                     endpoint="endpoint" in job.context,
                     loggers=job.context.get("loggers", ()),
                     sockets=self._sockets and self._sockets.name,
+                    gpus=gpus,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -74,6 +78,9 @@ class Running:
                 pass_fds=() if lock is None else (lock,),
                 process_group=0,
             )
+            if cores is not None:  # threads inherit it, and there is but one yet
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(self.process.pid, cores)
         except OSError as error:
             self._close()
             raise SpeccError(

@@ -1,7 +1,5 @@
 """The language's section `data`: sources of conversations, the verifier's answers, and what is done with rows."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -226,7 +224,7 @@ class Data(Section):
     """Where the conversations are from."""
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
     """System message put before every conversation that has none. Default: none."""
-    responses: Responses = Responses()
+    responses: Responses = Responses.model_construct()
     """Where the assistant's answers come from."""
     sequence_length: Annotated[int, Field(ge=8)] | None = None
     """Number of tokens at which a conversation is cut. Default: 2048, or the verifier's context if shorter."""
@@ -234,7 +232,7 @@ class Data(Section):
         Validation,
         BeforeValidator(_validation, json_schema_input_type=Share | Sources),
         Field(json_schema_extra={"default": 0.05}),
-    ] = Validation(share=0.05, sources=[])
+    ] = Validation.model_construct(share=0.05, sources=[])
     """Share of the conversations that is held out of training, or a list of sources of its own."""
     filters: Filters | None = None
     """Which conversations are kept. Default: all but equal ones."""

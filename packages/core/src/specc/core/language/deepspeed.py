@@ -4,8 +4,6 @@ Only what decides how a reproducible training runs is here. What another field d
 out, stands in `reserved`; `tests/train/test_deepspeed_keys.py` holds all of it to the installed DeepSpeed, key by key.
 """
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath

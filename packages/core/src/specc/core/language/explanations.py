@@ -415,6 +415,12 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Write `from: stream`, or remove them.",
         "kept-on-disk",
     ),
+    "E0247": Explanation(
+        "`runtime.train.devices` has one for each rank, and `runtime.datagen.devices` as many for each worker.",
+        "Two processes on one GPU fight for its memory, and one without a GPU does not start.",
+        "Name more or fewer, or leave them out: then the build's own devices are shared out.",
+        "devices-that-do-not-go-round",
+    ),
     "E0250": Explanation(
         "Several samples of an answer need a temperature above 0.",
         "At temperature 0 the most probable token is taken, and all samples would be the same conversation.",

@@ -3,8 +3,6 @@
 The docstrings below the fields are what the schema, an editor's hover and `specc schema --field` show.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
@@ -102,7 +100,7 @@ def _loss(value: Any) -> Any:
 Logger = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
-def _unique(value: list[str]) -> list[str]:
+def _unique(value: list[Any]) -> list[Any]:
     if len(set(value)) < len(value):
         raise ValueError("an item stands in it twice")
     return value
@@ -131,7 +129,7 @@ class Train(Section):
     """Number of tokens of one optimizer step, over all ranks."""
     optimizer: Annotated[Optimizer, BeforeValidator(_optimizer)] = AdamW()
     """The optimizer and its values."""
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Schedule.model_construct()
     """How the learning rate moves."""
     loss: Annotated[
         Loss | None,
@@ -145,7 +143,7 @@ class Train(Section):
     """Numeric type of the forward and backward pass; weights and moments are kept in fp32 either way."""
     gradient_clipping: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient; `null` does not clip."""
-    zero: Zero = Zero()
+    zero: Zero = Zero.model_construct()
     """DeepSpeed's ZeRO."""
     deepspeed: DeepSpeed | None = None
     """Further values of DeepSpeed, by DeepSpeed's own names. Default: none."""
@@ -251,6 +249,13 @@ class Checks(Section):
     """Whether greedy output with the draft must be the verifier's own."""
 
 
+Devices = Annotated[
+    list[Annotated[int, Field(ge=0, le=65535)]],
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_unique),
+]
+
+
 class DatagenRuntime(Section):
     """Processes that make data."""
 
@@ -260,6 +265,9 @@ class DatagenRuntime(Section):
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of processes, each with a GPU if there are any, that every layer of the verifier is spread over, in the
     evaluation too; part of the numerics class."""
+    devices: Devices | None = None
+    """Numbers of the GPUs, or on a CPU of the cores, that the verifier has, each worker its part of them: of those that
+    the build may use, counted from 0. In no key and no lock. Default: all; of GPUs, each worker has its own."""
     endpoint: (
         Annotated[
             str,
@@ -293,6 +301,9 @@ class TrainRuntime(Section):
     ranks: Ranks | Annotated[list[Phase], Field(min_length=2)] = 1
     """Number of processes of this machine that share each batch, or phases of a training that changes it; part of the
     numerics class."""
+    devices: Devices | None = None
+    """Numbers of the GPUs, one a rank, or on a CPU of the cores, that training has: of those that the build may use,
+    counted from 0. In no key and no lock. Default: all."""
 
 
 class Runtime(Section):
@@ -300,9 +311,9 @@ class Runtime(Section):
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 4
     """Number of threads of each process; part of the numerics class, since sums depend on it."""
-    datagen: DatagenRuntime = DatagenRuntime()
+    datagen: DatagenRuntime = DatagenRuntime.model_construct()
     """Processes that make data."""
-    train: TrainRuntime = TrainRuntime()
+    train: TrainRuntime = TrainRuntime.model_construct()
     """Processes that train."""
     store: Annotated[str, Field(min_length=1)] | None = None
     """Folder of the store, relative to the spec. Default: `SPECC_STORE`, or else `.specc/store`."""
@@ -339,15 +350,15 @@ class Spec(Section):
     """The draft model; `algorithm` decides which other keys this section has."""
     data: Data
     """What the draft learns from."""
-    train: Train = Train()
+    train: Train = Train.model_construct()
     """How the draft is trained."""
-    export: Export = Export()
+    export: Export = Export.model_construct()
     """The checkpoint in the speculators format."""
     evaluate: Evaluate | None = None
     """Acceptance and losslessness, measured in vLLM on held-out prompts. Default: no evaluation."""
-    checks: Checks = Checks()
+    checks: Checks = Checks.model_construct()
     """What the evaluation must show."""
-    runtime: Runtime = Runtime()
+    runtime: Runtime = Runtime.model_construct()
     """How and where the stages run, never what they build."""
 
     def values(self) -> dict[str, Any]:
@@ -367,8 +378,10 @@ class Spec(Section):
         for name in ("filters", "bad_rows", "hidden_states"):
             if (value := data.pop(name)) not in (None, 0):
                 data[name] = _given(value) if isinstance(value, dict) else value
-        responses, datagen = tree["data"]["responses"], tree["runtime"]["datagen"]
-        for section, name in ((responses, "template"), (responses, "endpoint"), (datagen, "endpoint")):
+        responses, runtime = tree["data"]["responses"], tree["runtime"]
+        datagen = runtime["datagen"]
+        for section, name in ((responses, "template"), (responses, "endpoint"), (datagen, "endpoint"),
+                              (datagen, "devices"), (runtime["train"], "devices")):  # fmt: skip
             if not section[name]:
                 del section[name]
         if responses["samples"] == 1:

@@ -14,8 +14,8 @@ from specc.core.language.document import Document
 from specc.core.references import joined
 
 RUNTIME: Final = "runtime"
-PHASES: Final = ("E0222", "E0223")
-"""Rules on the ranks of a training, which hold with a profile's ranks too."""
+PROCESSES: Final = ("E0222", "E0223", "E0247")
+"""Rules on processes and their devices, which hold with a profile's too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,15 @@ class Profile:
     def over(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return resolved values with the profile's `runtime` over their own, field by field.
 
-        Raises `SpeccErrors` for phases of ranks that do not fit the training, and for a verifier that cannot be spread
-        over so many processes.
+        Raises `SpeccErrors` for phases of ranks that do not fit the training, for devices that do not go round, and for
+        a verifier that cannot be spread over so many processes.
         """
         from specc.core.language.models import Runtime
 
         runtime = Runtime.model_validate(merged(values[RUNTIME], self.runtime)).model_dump()
         tree = {**values, RUNTIME: runtime}
         rules = rules_of(self.document, tree)
-        wrong = [error for error in rules.check() if error.id in PHASES]
+        wrong = [error for error in rules.check() if error.id in PROCESSES]
         if wrong := [*wrong, *rules.spread(values["verifier"]["config"])]:
             raise in_order(wrong, self.document.name)
         return tree

@@ -119,6 +119,7 @@ class Rules:
             yield self._error("E0223", f"a phase ends after step {given[-1]}, and `train.steps` is {train['steps']}",
                               "runtime.train.ranks",
                               hint="give the phase an earlier end, or remove the ones after it")  # fmt: skip
+        yield from self._devices()
         warmup = train["schedule"]["warmup"]
         if train["steps"] is not None and isinstance(warmup, int) and warmup >= train["steps"]:
             yield self._error("E0216", f"the warm-up of {warmup} steps is as long as the training of {train['steps']}",
@@ -127,6 +128,21 @@ class Rules:
         if train["loss"] == {}:
             yield self._error("E0218", "no loss in `train.loss` has a weight", "train.loss.kl", "train.loss",
                               hint="write `loss: kl`")  # fmt: skip
+
+    def _devices(self) -> Iterator[SpeccError]:
+        """Rules on the devices that processes are to have."""
+        train, datagen = (self.values["runtime"][section] for section in ("train", "datagen"))
+        ranks, devices = train["ranks"], train.get("devices")
+        most = max(phase["ranks"] for phase in ranks) if isinstance(ranks, list) else ranks
+        if devices and len(devices) < most:
+            yield self._error("E0247", f"training has {most} ranks, and `runtime.train.devices` names {len(devices)}",
+                              "runtime.train.devices", hint="name one for each rank, or leave it out")  # fmt: skip
+        workers, spread, devices = datagen["workers"], datagen.get("tensor_parallel", 1), datagen.get("devices")
+        if devices and len(devices) % (workers * spread):
+            each = f" of {spread} processes each" if spread > 1 else ""
+            yield self._error("E0247", f"`runtime.datagen.devices` names {len(devices)}, which do not go round among"
+                              f" {workers} worker{'s' * (workers > 1)}{each}", "runtime.datagen.devices",
+                              hint=f"name {workers * spread}, or a multiple of that, or leave it out")  # fmt: skip
 
     def _deepspeed(self) -> Iterator[SpeccError]:
         for identity, message, paths, hint in conflicts(self.train):

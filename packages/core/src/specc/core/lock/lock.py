@@ -21,8 +21,8 @@ from specc.core.files import flatten, merged, pretty, write_atomic
 from specc.core.lock.engines import CLASSES
 
 VERSION: Final = 1
-PLACE: Final = "runtime.datagen.endpoint"
-"""The one value that no lock has: the address of a server, which is another one tomorrow."""
+PLACES: Final = ("runtime.datagen.endpoint", "runtime.datagen.devices", "runtime.train.devices")
+"""Values that no lock has: the address of a server, which is another one tomorrow, and what one machine numbers."""
 _MARKERS: Final = ("<<<<<<< ", ">>>>>>> ", "=======\n")
 
 
@@ -39,13 +39,16 @@ class Locked:
 
 def placeless(written: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a spec writes, by dotted paths, as a lock has it."""
-    return {path: value for path, value in written.items() if path != PLACE}
+    return {path: value for path, value in written.items() if path not in PLACES}
 
 
 def placeless_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tree of resolved values as a lock has it."""
-    datagen = {name: value for name, value in values["runtime"]["datagen"].items() if name != "endpoint"}
-    return {**values, "runtime": {**values["runtime"], "datagen": datagen}}
+    runtime = dict(values["runtime"])
+    for path in PLACES:
+        _, section, field = path.split(".")
+        runtime[section] = {name: value for name, value in runtime[section].items() if name != field}
+    return {**values, "runtime": runtime}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -192,7 +192,7 @@ def _responses(values: Values) -> StageRow | None:
         inputs={"conversations": "conversations", "verifier": "verifier"},
         facets=("tokenizers", "jinja2") if endpoint else _VLLM,
         context={"endpoint": {**endpoint, "address": values["runtime"].get("datagen", {}).get("endpoint")}}
-        if endpoint else {},
+        if endpoint else _devices(values, "datagen"),
         shared=not endpoint,
         workers=1 if endpoint else workers(values),  # it asks as much at a time as `concurrency` says
     )  # fmt: skip
@@ -201,6 +201,12 @@ def _responses(values: Values) -> StageRow | None:
 def _vision(values: Values) -> bool:
     """Tell whether the verifier takes images."""
     return "image_token_id" in values["verifier"]["config"]
+
+
+def _devices(values: Values, section: str) -> dict[str, Any]:
+    """Return the devices that `runtime` gives a stage, nothing if it may have all."""
+    devices = values["runtime"].get(section, {}).get("devices")
+    return {"devices": devices} if devices else {}
 
 
 def workers(values: Values) -> int:
@@ -249,6 +255,7 @@ def _hidden_states(values: Values) -> StageRow:
         inputs={"tokens": "tokens", "verifier": "verifier",
                 **({"conversations": "conversations"} if _vision(values) else {})},
         facets=(*_VLLM, "zstandard"),
+        context=_devices(values, "datagen"),
         shared=not streams(values),
         workers=workers(values),
         streamed=streams(values),
@@ -310,7 +317,8 @@ def _draft(values: Values) -> StageRow:
                 **_vocabulary_input(values), **({"converted": "converted"} if converts else {})},
         files=tuple(f"init/{name}" for name in init["files"]) if init and not converts else (),
         facets=("device", "isa", "threads", "ranks", "torch", "deepspeed"),
-        context={"save_every": values["train"]["save_every"], **_streaming(values), **_logging(values)},
+        context={"save_every": values["train"]["save_every"], **_streaming(values), **_logging(values),
+                 **_devices(values, "train")},
         by_key=("hidden_states",),
     )  # fmt: skip
 
@@ -398,6 +406,7 @@ def _evaluation(values: Values) -> StageRow | None:
         inputs={"checkpoint": "checkpoint", "draft": "draft", **_answered(values)},
         files=_prompt_files(values),
         facets=_VLLM,
+        context=_devices(values, "datagen"),
     )
 
 
@@ -412,6 +421,7 @@ def _benchmark(values: Values) -> StageRow | None:
         inputs=_answered(values),
         files=_prompt_files(values),
         facets=_VLLM,
+        context=_devices(values, "datagen"),
         devices=algorithm(draft["algorithm"]).vllm(draft),
     )
 

@@ -52,6 +52,7 @@ def environment(stage: Stage) -> None:
     os.write(2, b"engine chatter on standard error\n")
     (stage.output / "environment.json").write_text(json.dumps(dict(os.environ)))
     (stage.output / "cwd").write_text(str(Path.cwd()))
+    (stage.output / "cores.json").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
 
 
 def fail(stage: Stage) -> None:
