@@ -38,7 +38,7 @@ def test_pickled_weights_are_refused_with_a_way_out(tmp_path: Path) -> None:
     assert "save_pretrained" in (caught.value.hint or "")
 
 
-def test_a_package_is_found_by_its_metadata_and_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_found_where_it_is_and_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "llm_toy"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -53,6 +53,11 @@ def test_a_package_is_found_by_its_metadata_and_not_imported(tmp_path: Path, mon
     assert (found.kind, found.name) == ("gguf", "toy")
     with pytest.raises(SpeccError, match=r"carries no file `llm_toy/other\.gguf`"):
         sources.locate("package:llm_toy/other.gguf", tmp_path)
+    outside = tmp_path / "outside.gguf"
+    outside.write_bytes(b"GGUF")
+    for name in ("llm_toy/../outside.gguf", f"llm_toy/{outside}", "llm_toy/./../outside.gguf"):
+        with pytest.raises(SpeccError, match="carries no file"):
+            sources.locate(f"package:{name}", tmp_path)
 
 
 def test_an_absent_package_says_what_to_install(tmp_path: Path) -> None:

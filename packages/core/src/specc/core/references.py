@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from functools import cache
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +45,14 @@ def package_file(reference: str) -> Path | None:
     Raises `SpeccError` if the package is here and carries no such file.
     """
     name = reference.removeprefix(PACKAGE)
-    package = name.split("/", 1)[0]
+    package, _, rest = name.partition("/")
+    inside = not rest.startswith("/") and ".." not in rest.split("/")
+    spec = find_spec(package) if inside and package.isidentifier() else None
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (file := Path(folder, rest)).is_file():
+            return file
+    from importlib import metadata  # which takes a while: a package of another name, or what an error says
+
     try:
         distribution = metadata.distribution(package)
     except (metadata.PackageNotFoundError, ValueError):

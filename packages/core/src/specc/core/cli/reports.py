@@ -11,7 +11,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from specc.core.errors import Exit, Position, SpeccError, SpeccErrors
-from specc.core.language import EXPLANATIONS
 
 SARIF_VERSION: Final = "2.1.0"
 SARIF_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -110,6 +109,8 @@ def sarif(report: Report) -> str:
     Its rules are all errors that `specc explain` knows, whether they came up or not.
     """
     from importlib import metadata
+
+    from specc.core.language.explanations import EXPLANATIONS
 
     texts = {**EXPLANATIONS, UNNUMBERED: "The error is not one of the language, and has no id."}
     driver = {

@@ -3,12 +3,10 @@
 from specc.core.language import matrix
 from specc.core.language.check import Checked, check, in_order, rules_with_facts
 from specc.core.language.document import Document
-from specc.core.language.explanations import EXPLANATIONS
 from specc.core.language.models import Spec
 from specc.core.language.schema import build_schema
 
 __all__ = [
-    "EXPLANATIONS",
     "Checked",
     "Document",
     "Spec",
