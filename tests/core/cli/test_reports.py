@@ -20,7 +20,7 @@ from jsonschema import Draft4Validator
 from specc.core.cli import main
 from specc.core.cli.reports import FORMATS, UNNUMBERED, Finding, Good, Report
 from specc.core.errors import Exit, Position, SpeccError
-from specc.core.language import EXPLANATIONS
+from specc.core.language.explanations import EXPLANATIONS
 
 SPECS = Path("tests/specs")
 BAD = sorted((Path(__file__).parents[3] / SPECS / "bad").glob("*.yaml"))

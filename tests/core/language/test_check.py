@@ -11,9 +11,10 @@ import pytest
 from jsonschema import Draft7Validator
 
 from specc.core.errors import Position, SpeccError, SpeccErrors
-from specc.core.language import EXPLANATIONS, Document, build_schema, check
+from specc.core.language import Document, build_schema, check
 from specc.core.language.check import schema_errors
 from specc.core.language.diagnose import Diagnosis
+from specc.core.language.explanations import EXPLANATIONS
 from specc.core.language.models import Spec
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from specc.core.errors import Position, SpeccError
 from specc.core.files import canonical, remove_tree
-from specc.core.language import EXPLANATIONS, Document, check, rules_with_facts
+from specc.core.language import Document, check, rules_with_facts
 from specc.core.language.check import schema_errors
+from specc.core.language.explanations import EXPLANATIONS
 from specc.core.language.text import Source
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
