@@ -183,8 +183,9 @@ def uncounted(builds: Sequence[Compiled], found: Iterable[Step]) -> str | None:
 def _warned(responses: Mapping[str, Any]) -> Iterator[str]:
     if responses["from"] == "data":
         yield (
-            "the answers are the data's own and not the verifier's (`data.responses.from: data`): a draft that learns"
-            " another's words is accepted less often"
+            "the answers are the data's own and not the verifier's (`data.responses.from: data`): the draft learns what"
+            " the verifier would say next in texts that it would not write. Measured with SmolLM2-135M and 448 answers"
+            " in another's style it was accepted as often (1.42 either way); of larger models a loss is reported"
         )
     elif responses.get("endpoint", {}).get("protocol") == "chat":
         yield (
