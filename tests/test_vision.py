@@ -33,6 +33,7 @@ train:
 evaluate:
   prompts: [{file: held-out.jsonl}]
   max_tokens: 48
+  lossless_prompts: 12
 checks: {lossless: true}
 runtime: {threads: 2}
 """
