@@ -228,6 +228,7 @@ def own_module(folder: Path) -> None:
     masters = list(model.parameters())
     if apart:
         masters = [start[name].clone().requires_grad_() for name, _ in model.named_parameters()]
+    pairs = list(zip(masters, model.parameters(), strict=True)) if apart else []
     optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     rows, flops, started = 0, 0, 0.0
     losses: list[float] = []
@@ -242,7 +243,6 @@ def own_module(folder: Path) -> None:
         if number == 1 and counter is not None:
             flops = counter.get_total_flops() / sum(d.rows for d in documents)
         rows += sum(d.rows for d in documents) if number >= 2 else 0
-        pairs = list(zip(masters, model.parameters(), strict=True)) if apart else []
         for master, parameter in pairs:
             master.grad, parameter.grad = parameter.grad.float(), None  # pyright: ignore[reportOptionalMemberAccess]
         torch.nn.utils.clip_grad_norm_(masters, 1.0)

@@ -56,6 +56,12 @@ class StageJob:
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     contract: int = CONTRACT
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which process this is, from 0, of how many that do the stage's work side by side."""
+        number, count = self.context.get("share", (0, 1))
+        return number, count
+
     def dump(self) -> str:
         """Return the job as JSON."""
         return json.dumps(asdict(self), indent=2, sort_keys=True)

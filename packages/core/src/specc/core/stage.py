@@ -84,7 +84,7 @@ class Stage:
     @property
     def workers(self) -> int:
         """How many processes make the stage's units, this one among them."""
-        return int(self.job.context.get("workers", 1))
+        return self.job.share[1]
 
     def units(self, units: Sequence[Unit], of: str) -> set[str]:
         """Make the units that are not there, with whoever else makes them, and put all of them in the output.

@@ -18,7 +18,8 @@ Tree = Mapping[str, Any]
 class Section(BaseModel):
     """A part of the language: unknown keys are errors, values are frozen, docstrings describe the fields.
 
-    A section that is another's default is made by `model_construct`: a call would build its validator at import.
+    A section that is another's default is made by `model_construct`: a call would build its validator at import. The
+    modules of sections have no `from __future__ import annotations`: pydantic would compile each annotation at import.
     """
 
     # Not `use_attribute_docstrings`: it parses the source of every class as it is imported, by every command.

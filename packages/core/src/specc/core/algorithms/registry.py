@@ -1,5 +1,7 @@
 """The table of algorithms."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Final
 

@@ -70,7 +70,7 @@ def command(  # noqa: PLR0917 - click passes by name
     row = TARGETS[target]
     settings = read_settings(row, given)
     compiled = _current(spec, machine, only)
-    _placeless(compiled.values)
+    _refuse_devices(compiled.values)
     values = compiled.lock.locked.values
     project = project_of(spec, compiled.build, values)
     jobs, here = jobs_of(compiled.plan), compiled.machine
@@ -96,7 +96,7 @@ def command(  # noqa: PLR0917 - click passes by name
     return Exit.OK
 
 
-def _placeless(values: Mapping[str, Any]) -> None:
+def _refuse_devices(values: Mapping[str, Any]) -> None:
     """Raise `SpeccError` if a spec names devices."""
     for section in ("datagen", "train"):
         if values["runtime"][section].get("devices"):

@@ -40,7 +40,7 @@ def workers(job: StageJob, package: str, count: int) -> tuple[StageJob, list[Att
     """Return a job for the first of `count` processes that make its units, and the others as its attendants."""
 
     def one(number: int, **own: int) -> StageJob:
-        return replace(job, context={**job.context, "workers": count, "share": (number, count), **own})
+        return replace(job, context={**job.context, "share": (number, count), **own})
 
     beside = [Attendant(name=f"worker-{number}", package=package, job=one(number, worker=number))
               for number in range(1, count)]  # fmt: skip

@@ -25,7 +25,7 @@ def gpus_of(job: StageJob, gpus: Path = GPUS) -> str | None:
     if job.facets.get("device") != "cuda":
         return None
     here, devices = os.environ.get(VISIBLE), job.context.get("devices")
-    _, count = share_of(job)
+    _, count = job.share
     if devices is None and count == 1:
         return here
     if devices is None:
@@ -35,7 +35,7 @@ def gpus_of(job: StageJob, gpus: Path = GPUS) -> str | None:
     else:  # without the folder, as in WSL, nothing tells before CUDA does
         known = len(list(gpus.iterdir())) if gpus.exists() else max(devices) + 1
         visible = [str(number) for number in range(known)]
-    return ",".join(_part(job, devices, visible, "GPU"))
+    return ",".join(visible[device] for device in _part(job, devices, len(visible), "GPU"))
 
 
 def cores_of(job: StageJob) -> set[int] | None:
@@ -46,23 +46,17 @@ def cores_of(job: StageJob) -> set[int] | None:
     devices = job.context.get("devices")
     if devices is None or job.facets.get("device") != "cpu":
         return None
-    mine = [str(core) for core in sorted(os.sched_getaffinity(0))]
-    return {int(core) for core in _part(job, devices, mine, "core")}
+    mine = sorted(os.sched_getaffinity(0))
+    return {mine[device] for device in _part(job, devices, len(mine), "core")}
 
 
-def share_of(job: StageJob) -> tuple[int, int]:
-    """Return which part of a stage's devices is a process's own, and of how many."""
-    number, count = job.context.get("share", (0, 1))
-    return number, count
-
-
-def _part(job: StageJob, devices: Sequence[int], mine: Sequence[str], kind: str) -> Sequence[str]:
-    if max(devices) >= len(mine):
+def _part(job: StageJob, devices: Sequence[int], usable: int, kind: str) -> Sequence[int]:
+    if max(devices) >= usable:
         raise SpeccError(
-            f"`{job.stage}` is to have {kind} {max(devices)}, counted from 0, and this build may use {len(mine)}",
+            f"`{job.stage}` is to have {kind} {max(devices)}, counted from 0, and this build may use {usable}",
             hint="`runtime.datagen` and `runtime.train` have the number of processes, and `devices`",
             code=Exit.STAGE,
         )
-    number, count = share_of(job)
+    number, count = job.share
     size = len(devices) // count
-    return [mine[device] for device in devices[number * size : (number + 1) * size]]
+    return devices[number * size : (number + 1) * size]
