@@ -203,7 +203,8 @@ def _of_checkpoint(target: str, asked: Asked, *, json: bool) -> int:
         "repeats": asked.repeats or REPEATS,
     }
     evaluate = {"prompts": sources, "max_tokens": asked.max_tokens or MAX_TOKENS, "grid": grid}
-    row = ROWS["benchmark"]({**served.values, "evaluate": evaluate})
+    # A checkpoint says nothing of the machine it was made on.
+    row = ROWS["benchmark"]({**served.values, "evaluate": evaluate, "runtime": {}})
     if row is None:  # there is a grid
         raise AssertionError(checkpoint.digest)
     row = replace(row, inputs={**row.inputs, "checkpoint": checkpoint.stage})
