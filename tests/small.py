@@ -130,7 +130,6 @@ FAMILIES = {
     "cohere2": ("Cohere2", "ForCausalLM", {"logit_scale": 0.25}),
     "gemma": ("Gemma", "ForCausalLM", {}),
     "gemma2": ("Gemma2", "ForCausalLM", {"final_logit_softcapping": 3.0}),
-    "gemma3": ("Gemma3", "ForConditionalGeneration", {}),
     "gemma3_text": ("Gemma3", "ForCausalLM", {"final_logit_softcapping": 3.0}),
     "gpt_oss": ("GptOss", "ForCausalLM", {"sliding_window": 16}),
     "granite": ("Granite", "ForCausalLM", {"logits_scaling": 3.0, "embedding_multiplier": 5.0}),

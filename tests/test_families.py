@@ -31,7 +31,8 @@ train:
 evaluate:
   prompts: [{{file: held-out.jsonl}}]
   max_tokens: 48
-checks: {{lossless: true}}
+  lossless_prompts: {exact}
+checks: {{lossless: {checked}}}
 runtime: {runtime}
 """
 SIZES: dict[str, Any] = {
@@ -45,14 +46,15 @@ FULL = pytest.mark.full
 EAGLE3 = "{algorithm: eagle3, hidden_state_layers: [1, 2, 3]}"
 
 
-def write_spec(folder: Path, draft: str = EAGLE3, epochs: int = 8, dtype: str = "float32",
-               runtime: str = "{threads: 2}") -> None:  # fmt: skip
-    """Write `tiny.yaml` and its prompts for the verifier in `folder/tiny`."""
+def write_spec(folder: Path, *, draft: str = EAGLE3, epochs: int = 8, dtype: str = "float32",
+               runtime: str = "{threads: 2}", exact: int = 4) -> None:  # fmt: skip
+    """Write `tiny.yaml` and its prompts for the verifier in `folder/tiny`; `exact` of them are compared in fp32."""
     from small import write_prompts
 
     write_prompts(folder / "prompts.jsonl", 64)
     write_prompts(folder / "held-out.jsonl", 12, start=500)
-    (folder / "tiny.yaml").write_text(SPEC.format(draft=draft, epochs=epochs, dtype=dtype, runtime=runtime))
+    (folder / "tiny.yaml").write_text(SPEC.format(draft=draft, epochs=epochs, dtype=dtype, runtime=runtime,
+                                                  exact=exact, checked=str(exact > 0).lower()))  # fmt: skip
 
 
 def build(folder: Path, **how: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -71,7 +73,23 @@ def artifact(folder: Path, stage: str) -> Path:
     ("family", "epochs"),
     [
         ("qwen3_moe", 8),
-        *(pytest.param(name, 8, marks=FULL) for name in ("gemma2", "cohere2", "gemma3_text", "gpt_oss", "mixtral")),
+        *(
+            pytest.param(name, 8, marks=FULL)
+            for name in (
+                "cohere",
+                "cohere2",
+                "gemma",
+                "gemma2",
+                "gemma3_text",
+                "gpt_oss",
+                "mistral",
+                "mixtral",
+                "olmo2",
+                "phi3",
+                "qwen2",
+                "qwen3",
+            )
+        ),
         *(pytest.param(name, 32, marks=FULL) for name in ("granite", "qwen2_moe")),  # which are harder to learn
     ],
 )
@@ -91,6 +109,30 @@ def test_a_draft_for_a_family_is_served_as_it_was_trained(family: str, epochs: i
         simulated[name] for name in ("drafts", "accepted", "accepted_per_position")
     ]
     assert found["lossless"]["fp32"]["identical"] == found["lossless"]["fp32"]["prompts"]
+
+
+def test_a_draft_for_linear_attention_is_served_as_it_was_trained_and_fp32_is_refused_before(tmp_path: Path) -> None:
+    from small import CHATML, make_family, make_tokenizer
+
+    folder = tmp_path / "tiny"
+    make_tokenizer(folder, CHATML)
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 128,
+              "linear_value_head_dim": 128, "full_attention_interval": 2}  # fmt: skip
+    make_family(folder, "qwen3_next", dtype="bfloat16", **SIZES, **linear)
+    drafts.calm(folder)
+    for asked, place in (({"dtype": "float32"}, "3:34"), ({"dtype": "bfloat16"}, "18:21")):
+        write_spec(tmp_path, **asked)
+        for command in ("check", "plan", "build"):
+            said = specc(tmp_path, command, "tiny.yaml", expect=1).stderr
+            assert f"tiny.yaml:{place}: the verifier has linear attention" in said
+    found, _ = build(tmp_path, dtype="bfloat16", exact=0)
+    served, simulated = found["served"], found["simulated"]
+    assert found["runtime"] == "vllm"
+    assert served["accepted"] >= 5
+    assert served["accepted_per_position"] == simulated["accepted_per_position"]
+    assert served["drafts"] == simulated["drafts"]
+    assert max(one["gap_ulp"] for one in found["lossless"]["bfloat16"]["first_differences"]) <= 8
+    assert found["lossless"]["fp32"]["prompts"] == 0
 
 
 @pytest.mark.parametrize("family", ["mimo", pytest.param("qwen3_next", marks=FULL)])

@@ -79,6 +79,7 @@ def test_what_engines_print_goes_to_the_log(job: StageJob) -> None:
             1,
         ),
         ("crash", {}, Failure(message="the engine raised ValueError: shapes differ"), 3),
+        ("refuse", {}, Failure(message="the engine cannot load it", hint="the log has its own words"), 3),
         ("absent", {}, Failure(message="this package has no stage `absent`"), 3),
     ],
 )
@@ -88,7 +89,9 @@ def test_a_failure_is_the_last_event_and_the_exit_code(
     done = toy(replace(job, stage=stage, params=params))
     assert events(done)[-1] == failure
     assert done.returncode == code
-    assert ("Traceback" in done.stderr) is (stage == "crash"), "the log keeps what the user is spared"
+    assert ("ValueError: shapes differ" in done.stderr) is (stage in {"crash", "refuse"}), (
+        "the log keeps what the user is spared"
+    )
 
 
 def test_a_stage_refuses_what_it_does_not_speak(job: StageJob) -> None:

@@ -20,7 +20,9 @@ CONFIG: dict[str, Any] = {
 HEAD = "version: 1\nname: x\nverifier: {model: org/verifier}\n"
 PROMPTS = "evaluate: {prompts: [{file: b.jsonl}]}\n"
 FACTS = sorted((Path(__file__).parents[2] / "specs/bad/facts").glob("*.yaml"))
-OF_A_CLASS = ("quantised-for-no-cpu", "quantised-out-of-order")
+OF_A_CLASS = (
+    "class-without-torchvision", "linear-attention-in-fp32", "quantised-for-no-cpu", "quantised-out-of-order",
+)  # fmt: skip
 """Those that are bad on some machines only: a lock may be for another one."""
 DATA = "data:\n  sources: [{file: a.jsonl}]\n"
 

@@ -60,16 +60,24 @@ OWN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"model_type": "mimo", "num_nextn_predict_layers": 1}, {"num_nextn_predict_layers": 1}),
     ({"model_type": "phi3", "partial_rotary_factor": 0.75}, {"partial_rotary_factor": 0.75}),
     ({"model_type": "qwen3_next", "num_nextn_predict_layers": 1},
-     {"norm": "gemma", "partial_rotary_factor": 0.25, "num_nextn_predict_layers": 1, "num_experts": 512,
+     {"norm": "gemma", "linear_attention": True, "partial_rotary_factor": 0.25, "num_nextn_predict_layers": 1,
+      "num_experts": 512,
       "num_experts_per_tok": 10, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
       "norm_topk_prob": True}),
     ({"model_type": "qwen3_next", "num_nextn_predict_layers": 1, "mlp_only_layers": [0], "num_experts_per_tok": 4},
-     {"norm": "gemma", "partial_rotary_factor": 0.25, "num_nextn_predict_layers": 1, "num_experts": 0,
+     {"norm": "gemma", "linear_attention": True, "partial_rotary_factor": 0.25, "num_nextn_predict_layers": 1,
+      "num_experts": 0,
       "num_experts_per_tok": 4, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
       "norm_topk_prob": True}),
     ({"model_type": "qwen3_5_text", "mtp_num_hidden_layers": 1},
-     {"norm": "gemma", "partial_rotary_factor": 0.25, "num_nextn_predict_layers": 1}),
-    ({"model_type": "qwen3_5_moe_text", "partial_rotary_factor": 1.0}, {"norm": "gemma"}),
+     {"norm": "gemma", "linear_attention": True, "partial_rotary_factor": 0.25, "num_nextn_predict_layers": 1}),
+    ({"model_type": "qwen3_5_text", "layer_types": ["full_attention", "linear_attention"]},
+     {"norm": "gemma", "linear_attention": True, "partial_rotary_factor": 0.25}),
+    ({"model_type": "qwen3_5_text", "layer_types": ["full_attention"] * 2},
+     {"norm": "gemma", "partial_rotary_factor": 0.25}),
+    ({"model_type": "qwen3_next", "full_attention_interval": 1}, {"norm": "gemma", "partial_rotary_factor": 0.25}),
+    ({"model_type": "qwen3_5_moe_text", "partial_rotary_factor": 1.0},
+     {"norm": "gemma", "linear_attention": True}),
 ]  # fmt: skip
 
 
@@ -93,13 +101,22 @@ def test_a_verifier_of_experts_alone_has_drafts_of_three_times_the_hidden_size(f
 
 
 def test_a_model_for_more_than_text_is_read_inside() -> None:
-    """As the hub has Gemma 3: what is as in transformers is left out."""
+    text = PLAIN | {"model_type": "qwen3_5_text", "layer_types": ["full_attention"]}
+    raw = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "tie_word_embeddings": True,
+           "text_config": text, "vision_config": {"hidden_size": 1152}, "eos_token_id": [7, 5]}  # fmt: skip
+    found = facts(raw)
+    assert found.pop("architecture") == "Qwen3_5ForConditionalGeneration"
+    assert found == {key: value for key, value in facts(text | {"tie_word_embeddings": True}).items()
+                     if key != "architecture"}  # fmt: skip
+
+
+def test_what_the_hub_leaves_out_is_as_in_transformers() -> None:
+    """As it has Gemma 3."""
     text = {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
-            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}  # fmt: skip
-    raw = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [106, 1],
-           "text_config": text, "vision_config": {"hidden_size": 1152}}  # fmt: skip
-    assert facts(raw) == {
-        "architecture": "Gemma3ForConditionalGeneration", "model_type": "gemma3_text", "hidden_size": 2560,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024, "eos_token_id": [106, 1],
+            "architectures": ["Gemma3ForCausalLM"]}  # fmt: skip
+    assert facts(text) == {
+        "architecture": "Gemma3ForCausalLM", "model_type": "gemma3_text", "hidden_size": 2560,
         "num_hidden_layers": 34, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
         "intermediate_size": 10240, "vocab_size": 262208, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
@@ -136,12 +153,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "granite", "logits_scaling": "8"}, r"lacks or garbles 'logits_scaling'"),
     ({"model_type": "granite", "logits_scaling": None}, r"lacks or garbles 'logits_scaling'"),
     ({"model_type": "llama", "rope_scaling": {"type": "su"}}, r"rotary embeddings of type `su` are not known"),
-    ({"model_type": "gemma3", "text_config": {"model_type": "gemma2"}}, r"of the family `gemma2`, not `gemma3_text`"),
-    ({"model_type": "gemma3", "text_config": PLAIN | {"final_logit_softcapping": 30.0}},
-     r"sets `final_logit_softcapping` to 30\.0, which the family `gemma3` does not have"),
+    ({"model_type": "gemma3"}, r"no draft beside a verifier of the family `gemma3`"),
+    ({"model_type": "qwen3_5", "text_config": {"model_type": "gemma2"}}, r"of the family `gemma2`, not `qwen3_5_text`"),
+    ({"model_type": "qwen3_5", "text_config": PLAIN | {"final_logit_softcapping": 30.0}},
+     r"sets `final_logit_softcapping` to 30\.0, which the family `qwen3_5` does not have"),
     ({"model_type": "qwen3_5", "tie_word_embeddings": False, "text_config": PLAIN | {"tie_word_embeddings": True}},
      r"sets `tie_word_embeddings` to false, its `text_config` to true"),
-    ({"model_type": "gemma3", "text_config": []}, r"lacks or garbles 'hidden_size'"),
+    ({"model_type": "qwen3_5", "text_config": []}, r"lacks or garbles 'num_attention_heads'"),
 ]  # fmt: skip
 
 

@@ -20,10 +20,10 @@ CACHE_BYTES: Final[Mapping[str, int]] = {"cpu": 2 << 30, "cuda": 8 << 30}
 """Memory for keys and values; less where `SEQUENCES` sequences of full length need less."""
 _WIDTH: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 TRANSFORMERS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("cohere", "cohere2", "gemma", "gemma2", "gemma3_text"), "TransformersForCausalLM"),
+    **dict.fromkeys(("cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "olmo2"), "TransformersForCausalLM"),
     **dict.fromkeys(("mixtral", "qwen2_moe"), "TransformersMoEForCausalLM"),
 }
-"""Families whose own classes in vLLM hand out no hidden states, and what runs them in place of these."""
+"""Families of which vLLM has no class of its own that hands out hidden states, and what runs them."""
 EXPERTS: Final = frozenset({"gpt_oss", "mixtral", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next"})
 """Families whose layers have experts."""
 KNOWN_AS: Final[Mapping[str, str]] = {"mimo": "qwen2"}

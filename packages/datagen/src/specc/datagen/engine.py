@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from specc.core.algorithms.mtp import HEADS
-from specc.core.engines import vllm_arguments
+from specc.core.engines import TRANSFORMERS, vllm_arguments
 from specc.core.errors import Exit, SpeccError
 from specc.datagen.plugin import register
 
@@ -35,18 +35,19 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
     positions of a sequence at most; `more` goes to vLLM as it is. Raises `SpeccError` if vLLM cannot load it.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if length > params["verifier"]["config"]["max_position_embeddings"]:
+    config = params["verifier"]["config"]
+    if length > config["max_position_embeddings"]:
         # By one: vLLM wants room for a token behind the last, which is then never computed.
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     from vllm import LLM
 
-    device, architecture = facets.get("device", "cpu"), params["verifier"]["config"]["architecture"]
+    device = facets.get("device", "cpu")
     try:
-        if architecture == _MIMO:
+        if config["architecture"] == _MIMO:
             _register_mimo()
         if device == "cpu":
             register()
-            _import_models(architecture, "ExtractHiddenStatesModel")
+            _import_models(TRANSFORMERS.get(config["model_type"], config["architecture"]), "ExtractHiddenStatesModel")
         return LLM(
             str(verifier),
             **vllm_arguments(params["verifier"], length, device, facets.get("tensor_parallel", 1)),

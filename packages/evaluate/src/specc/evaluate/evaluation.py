@@ -255,7 +255,7 @@ class Evaluation:
     def _fp32(self, trained: Speculator, served: Run, plain: Run) -> dict[str, Any]:
         """Return the fp32 entry of the report; a verifier in fp32 has answered its prompts already."""
         count = len(self.exact)
-        if self.dtype != "float32":
+        if self.exact and self.dtype != "float32":
             served = self._answer("speculative in fp32", self.exact, trained, "float32")
             plain = self._answer("plain in fp32", self.exact, None, "float32")
         found = differences(plain.answers[:count], served.answers[:count])

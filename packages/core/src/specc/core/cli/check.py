@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -57,7 +57,7 @@ def _check(specs: tuple[Path, ...]) -> Report:
 def unrunnable(path: Path, builds: Sequence[Checked]) -> list[SpeccError]:
     """Return why vLLM cannot run the verifiers of a spec's builds, as far as they are known without a network."""
     texts = [path.with_suffix(".lock.json"), *(path.parent / one.spec.verifier.model / "config.json" for one in builds)]
-    if not any(_says(text, word) for text in texts for word in (b'"quantization', b'"compression_config"')):
+    if not any(_says(text, word) for text in texts for word in _WORDS):
         return []  # which is told without reading what takes half as long as all of the check
     from specc.core import lock as locks
     from specc.core.execute.machine import installed, machine_name
@@ -75,8 +75,14 @@ def unrunnable(path: Path, builds: Sequence[Checked]) -> list[SpeccError]:
     for build in builds:
         config = _config(build, path.parent, pinned.values["verifier"] if pinned else None)
         if config is not None:
-            found += refusals({"verifier": {"config": config}}, machine, build.document)
+            values = build.spec.values()
+            values["verifier"]["config"] = config
+            found += refusals(values, machine, build.document)
     return found
+
+
+_WORDS: Final = (b'"quantization', b'"compression_config"', b'"linear_', b'"qwen3_5')
+"""What a configuration, or a lock, has in it that vLLM cannot run everywhere."""
 
 
 def _says(path: Path, word: bytes) -> bool:

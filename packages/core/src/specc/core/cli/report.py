@@ -34,6 +34,7 @@ from specc.core.files import flatten
 from specc.core.judge import Verdict, judged
 from specc.core.language.matrix import parts_of
 from specc.core.lock import lock_path
+from specc.core.measure.acceptance import exact
 from specc.core.plan import ROWS
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
@@ -232,8 +233,8 @@ def _facts(build: Built) -> list[Fact]:
         how = f"{evaluation.get('runtime', 'engine')}, {served.get('drafts', 0):,} drafts, untrained"
         found.append(Fact("mean acceptance length", number(build.acceptance),
                           f"{how} {number(untrained.get('mean_acceptance_length'), 2)}"))  # fmt: skip
-    if exact := (evaluation.get("lossless") or {}).get("fp32"):
-        found.append(Fact("greedy output identical", identical(exact), "prompts, in fp32"))
+    if same := exact(evaluation):
+        found.append(Fact("greedy output identical", identical(same), "prompts, in fp32"))
     advice = (build.record("benchmark").get("benchmark") or {}).get("advice") or []
     if advice:
         best: Mapping[str, Any] = max(advice, key=itemgetter("speedup"))

@@ -19,7 +19,7 @@ from specc.core.cli.page import Figure, Fold, Section, Table, bars, lines
 from specc.core.cli.svg import svg
 from specc.core.contracts import Manifest
 from specc.core.language.text import printable
-from specc.core.measure.acceptance import greedy
+from specc.core.measure.acceptance import exact, greedy
 from specc.core.plan import read_json
 from specc.core.store import Store
 from specc.core.store.manifests import SHORT
@@ -179,7 +179,7 @@ def _counts(build: Built) -> Table:
 
 
 def _lossless(build: Built) -> Table:
-    rows = [[dtype, identical(exact)] for dtype, exact in sorted(greedy(build.measured("evaluation")).items())]
+    rows = [[dtype, identical(same)] for dtype, same in sorted(greedy(build.measured("evaluation")).items())]
     return Table(title="Greedy output with and without the draft", rows=rows, head=["computed in", "identical prompts"])
 
 
@@ -189,17 +189,17 @@ def _each(builds: Sequence[Built]) -> Table:
     for one in builds:
         found = one.measured("evaluation")
         counts = [found.get(key) or {} for key in DRAFTERS]
-        exact = (found.get("lossless") or {}).get("fp32")
+        same = exact(found)
         rows.append([one.name, str(found.get("runtime", "-")), f"{counts[0].get('drafts', 0):,}",
                      f"{counts[0].get('accepted', 0):,}", *(number(length(one)) for one in counts),
-                     identical(exact) if exact else "-"])  # fmt: skip
+                     identical(same) if same else "-"])  # fmt: skip
     head = ["build", "run by", "drafts", "accepted", "mean length", "replayed", "untrained", "identical in fp32"]
     return Table(head=head, rows=rows, words=(0, 1))
 
 
-def identical(exact: Mapping[str, Any]) -> str:
+def identical(same: Mapping[str, Any]) -> str:
     """Return how many prompts had the same output with and without the draft."""
-    return f"{exact['identical']} of {exact['prompts']}"
+    return f"{same['identical']} of {same['prompts']}"
 
 
 def made(builds: Sequence[Built]) -> Section:

@@ -568,6 +568,18 @@ ALL: Final[Mapping[str, Explanation]] = {
         "Name the model that the verifier was made from, or choose another algorithm.",
         "facts/head-of-a-quantised-verifier",
     ),
+    "E0334": Explanation(
+        "On a CPU a verifier with linear attention is computed in bf16.",
+        "vLLM's CPU build has its kernels in no other dtype, and says so only when it has started.",
+        "Use `dtype: bfloat16` and `lossless_prompts: 0`, whose comparison is in fp32, or build on a GPU.",
+        "facts/linear-attention-in-fp32",
+    ),
+    "E0335": Explanation(
+        "What vLLM's class of a verifier imports is installed.",
+        "Its class of Qwen3.5 imports torchvision, also where no image is asked about, and on a CPU nothing brings it.",
+        "Install a torchvision that was built for this torch, or build on a GPU.",
+        "facts/class-without-torchvision",
+    ),
     # E04: the matrix
     "E0401": Explanation(
         "A matrix has at most 10000 combinations.",

@@ -169,6 +169,8 @@ class VerifierConfig(Section):
     """Width of the expert that all tokens go through; absent as above."""
     norm_topk_prob: bool | None = None
     """Whether the weights of a token's experts sum to 1; absent as above."""
+    linear_attention: Literal[True] | None = None
+    """Whether a layer has linear attention; absent if none has."""
     quantization: Quantization | None = None
     """How its linear layers are quantised; absent if they are not."""
 

@@ -17,7 +17,14 @@ POSITION: Final = re.compile(r'(?:^|,)position="(\d+)"')
 def greedy(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return what `evaluation.json` says of greedy output by dtype, and of a verifier in fp32 no part of it again."""
     found: Mapping[str, Any] = evaluation.get("lossless") or {}
-    return {dtype: one for dtype, one in found.items() if dtype != "fp32" or "float32" not in found}
+    left = {"fp32"} if "float32" in found or exact(evaluation) is None else set[str]()
+    return {dtype: one for dtype, one in found.items() if dtype not in left}
+
+
+def exact(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what `evaluation.json` says of greedy output in fp32, None where no prompt was answered in it."""
+    found: Mapping[str, Any] = (evaluation.get("lossless") or {}).get("fp32") or {}
+    return found if found.get("prompts") else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,8 @@ class Family:
     see that. `dense`: `intermediate_size` is a width for a dense feed-forward part, as a draft has it. `tied`: vLLM
     takes the embeddings for the head whatever the configuration says. `rotary`: heads may turn in part only, and
     positions may have several axes, all the same in text. `heads` is the key of the number of native heads for
-    further tokens. `absent` is what transformers takes missing keys for. What is missing and in none of these is as
+    further tokens. `linear`: layers are of linear attention but for every fourth, unless the configuration says which.
+    `absent` is what transformers takes missing keys for. What is missing and in none of these is as
     in Llama, or an error.
     """
 
@@ -46,6 +47,7 @@ class Family:
     rotary: bool = False
     heads: str | None = None
     experts: bool = False
+    linear: bool = False
     absent: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -86,18 +88,19 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "qwen2_moe": Family(absent={"num_key_value_heads": 16}),
     "qwen3": Family(absent={"num_key_value_heads": 32, "head_dim": 128}),
     "qwen3_5_moe_text": Family(norm="gemma", dense=False, rotary=True, heads="mtp_num_hidden_layers", experts=True,
+                               linear=True,
                                absent={**_QWEN3_NEXT, **_EXPERTS, "num_key_value_heads": 2, "num_experts": 256,
                                        "num_experts_per_tok": 8}),
-    "qwen3_5_text": Family(norm="gemma", rotary=True, heads="mtp_num_hidden_layers",
+    "qwen3_5_text": Family(norm="gemma", rotary=True, heads="mtp_num_hidden_layers", linear=True,
                            absent={**_QWEN3_NEXT, "num_key_value_heads": 4}),
     "qwen3_moe": Family(absent={"num_key_value_heads": 4}),
-    "qwen3_next": Family(norm="gemma", rotary=True, heads="num_nextn_predict_layers", experts=True,
+    "qwen3_next": Family(norm="gemma", rotary=True, heads="num_nextn_predict_layers", experts=True, linear=True,
                          absent={**_QWEN3_NEXT, **_EXPERTS, "num_key_value_heads": 2, "num_experts": 512,
                                  "num_experts_per_tok": 10}),
 }  # fmt: skip
 
 INSIDE: Final[Mapping[str, str]] = {
-    "gemma3": "gemma3_text", "llava": "llama", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text",
+    "llava": "llama", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text",
 }  # fmt: skip
 """Families of models for more than text, and those of their `text_config`."""
 
@@ -124,6 +127,10 @@ VISION: Final[Mapping[str, Vision]] = {
 }  # fmt: skip
 """Families whose images are taken; of others in `INSIDE` the text is."""
 
+SILENT: Final = frozenset({"gemma3"})
+"""Families for more than text of which vLLM 0.32 hands out no hidden states, neither to us nor to a draft: its own
+class cannot, and its Transformers backend records those of the outermost model alone, which has none."""
+
 SETTINGS: Final[Mapping[str, float]] = {
     "final_logit_softcapping": 0.0, "logit_scale": 1.0, "logits_scaling": 1.0, "rms_norm_eps": 0.0,
     "partial_rotary_factor": 1.0, "use_bidirectional_attention": 0.0,
@@ -131,8 +138,7 @@ SETTINGS: Final[Mapping[str, float]] = {
 """Keys that vLLM or transformers honours in families that do not have them, and values that change nothing.
 
 vLLM multiplies the logits of a Llama by `logit_scale` and transformers does not, it gives Cohere an RMS norm if there
-is a `rms_norm_eps`, and its Transformers backend caps the logits of any family. Of a Gemma 3 for more than text it caps
-them, too, and transformers does not.
+is a `rms_norm_eps`, and its Transformers backend caps the logits of any family.
 """
 
 
@@ -142,6 +148,11 @@ def find(raw: Mapping[str, Any]) -> tuple[str, Family, dict[str, Any]]:
     Raises `SpeccError` for a family that is not in the table, and for a setting that engines take differently.
     """
     name = str(raw.get("model_type"))
+    if name in SILENT:
+        raise SpeccError(
+            f"vLLM 0.32 runs no draft beside a verifier of the family `{name}`: it hands out none of its hidden states",
+            hint=f"of this family, models for text alone (`{name}_text`) can have one",
+        )
     inside = INSIDE.get(name)
     text = raw if inside is None else _text(raw, inside)
     text = {**VISION[name].absent, **text} if name in VISION else text
@@ -187,7 +198,15 @@ def peculiar(family: Family, text: Mapping[str, Any]) -> dict[str, Any]:
         facts["num_nextn_predict_layers"] = heads
         if family.experts:
             facts |= _experts(text)
+    if family.linear and _linear(text):
+        facts["linear_attention"] = True
     return facts
+
+
+def _linear(text: Mapping[str, Any]) -> bool:
+    """Tell whether a layer has linear attention, of a configuration that lists its layers or says how often."""
+    listed = text.get("layer_types")
+    return "linear_attention" in listed if listed else int(text.get("full_attention_interval") or 4) != 1
 
 
 def _experts(text: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,8 +270,7 @@ def _text(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _check(name: str, family: Family, text: Mapping[str, Any]) -> None:
     """Raise `SpeccError` for what the engines would not compute as training does."""
-    own = {family.multiplied, family.divided, family.epsilon}
-    own |= {family.capped} if name not in INSIDE else set()
+    own = {family.multiplied, family.divided, family.epsilon, family.capped}
     own |= {"partial_rotary_factor"} if family.rotary else set[str | None]()
     settings = {**(text.get("rope_parameters") or {}), **text}
     for key, neutral in SETTINGS.items():

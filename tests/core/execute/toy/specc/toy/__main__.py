@@ -65,6 +65,14 @@ def crash(stage: Stage) -> None:
     raise ValueError("shapes differ\nand a second line")
 
 
+def refuse(stage: Stage) -> None:
+    """Say in one line what an engine raised."""
+    try:
+        crash(stage)
+    except ValueError as error:
+        raise SpeccError("the engine cannot load it", hint="the log has its own words", code=Exit.STAGE) from error
+
+
 def full_disk(stage: Stage) -> None:
     """Write to a device that is always full."""
     with Path("/dev/full").open("w") as file:
@@ -194,6 +202,7 @@ STAGES = {
         environment,
         fail,
         crash,
+        refuse,
         full_disk,
         die,
         leave,
