@@ -169,7 +169,7 @@ def calm(verifier: Path) -> Path:
 
     tensors = load_file(verifier / "model.safetensors")
     for name, tensor in tensors.items():
-        if any(part in name for part in ("o_proj", "out_proj", "down_proj")):
+        if "o_proj" in name or "down_proj" in name:
             tensor.mul_(0.07)
     save_file(tensors, verifier / "model.safetensors", metadata={"format": "pt"})
     return verifier

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from specc.core.algorithms.mtp import HEADS
-from specc.core.engines import TRANSFORMERS, vllm_arguments
+from specc.core.engines import vllm_arguments
 from specc.core.errors import Exit, SpeccError
-from specc.datagen.plugin import register
 
 _MIMO: Final = "MiMoForCausalLM"
 
@@ -41,16 +40,13 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     from vllm import LLM
 
-    device = facets.get("device", "cpu")
+    device, processes = facets.get("device", "cpu"), facets.get("tensor_parallel", 1)
     try:
         if config["architecture"] == _MIMO:
             _register_mimo()
-        if device == "cpu":
-            register()
-            _import_models(TRANSFORMERS.get(config["model_type"], config["architecture"]), "ExtractHiddenStatesModel")
         return LLM(
             str(verifier),
-            **vllm_arguments(params["verifier"], length, device, facets.get("tensor_parallel", 1)),
+            **vllm_arguments(params["verifier"], length, device, processes),
             use_tqdm_on_load=False,
             **more,
         )
@@ -61,20 +57,6 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
             hint="the stage's log has vLLM's own words",
             code=Exit.STAGE,
         ) from error
-
-
-def _import_models(*architectures: str) -> None:
-    """Import the classes of models here and now.
-
-    vLLM would import itself once more in a process of its own to look at each, which takes longer than all the
-    rest of its start, and only to keep CUDA untouched in this one.
-    """
-    from vllm import ModelRegistry
-
-    for architecture in architectures:
-        known: Any = ModelRegistry.models.get(architecture)
-        if known is not None:
-            ModelRegistry.register_model(architecture, known.load_model_cls())
 
 
 def _register_mimo() -> None:
