@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,21 @@ EXPERTS: dict[str, Any] = {
     "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
     "norm_topk_prob": True,
 }  # fmt: skip
+LINEAR: dict[str, Any] = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+}  # fmt: skip
+"""Sizes of linear attention; vLLM's kernels on a CPU take heads of 128 alone."""
 KEEP = {"mimo": 0.6, "qwen3_next": 0.3}
 """How much a head that is right at times repeats what it reads, as its verifier does."""
 
 
-def make(folder: Path, family: str, *, dtype: str = "float32", head: bool = True) -> Path:
+def make(
+    folder: Path, family: str, *, dtype: str = "float32", head: bool = True, layers: Sequence[str] = ("full_attention",)
+) -> Path:
     """Write a random verifier, of the family `mimo` or `qwen3_next`, that repeats itself; its head too, if asked for.
 
     MiMo's folder says `qwen2`, which is its body: `mimo` is known to nobody but the code in its repository.
-    Qwen3-Next's has full attention alone, since vLLM's kernels for linear attention have no fp32 on a CPU.
+    Qwen3-Next has `layers` in turn: vLLM's kernels for linear attention have no fp32 on a CPU.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -42,7 +50,9 @@ def make(folder: Path, family: str, *, dtype: str = "float32", head: bool = True
         model: Any = Qwen2ForCausalLM(Qwen2Config(vocab_size=384, tie_word_embeddings=True, **SIZES, **ends))
     else:
         model = Qwen3NextForCausalLM(
-            Qwen3NextConfig(vocab_size=384, layer_types=["full_attention"] * 4, **EXPERTS, **SIZES, **ends)
+            Qwen3NextConfig(
+                vocab_size=384, layer_types=[*islice(cycle(layers), 4)], **EXPERTS, **LINEAR, **SIZES, **ends
+            )
         )
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     drafts.calm(folder)
