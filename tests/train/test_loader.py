@@ -18,16 +18,9 @@ from specc.train.loader import AHEAD, Ahead  # noqa: E402
 from specc.train.models import Batch, build, trained  # noqa: E402
 from specc.train.order import Plan, Step  # noqa: E402
 from specc.train.verifier import read_verifier  # noqa: E402
-from train.world import DRAFT, SMALL, TRAIN, VERIFIER, World, corpus  # noqa: E402
+from train.world import PEAGLE, SMALL, TRAIN, VERIFIER, World, corpus  # noqa: E402
 
 pytestmark = pytest.mark.engine
-
-
-PEAGLE: dict[str, Any] = {
-    **DRAFT, "algorithm": "peagle", "mask_token": 2, "depths": 3,
-    "sampling": {"ratio": 0.7, "floor": 0.2, "anchors": 12},
-}  # fmt: skip
-"""A draft of whose places every step draws some."""
 
 
 def bits(content: Any) -> list[torch.Tensor]:

@@ -122,6 +122,15 @@ def test_states_equal_serving_one_position_at_a_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
+def test_a_batch_of_answers_of_two_tokens_is_learnt_from(name: str) -> None:
+    model, _ = make(name)
+    loss = model(Batch(packed(model, [document(9, 7, seed=3), document(6, 4, seed=4)])), {"kl": 1.0})
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert any(weights.grad.any() for weights in model.parameters() if weights.grad is not None)
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_training_step_equals_plain_torch(name: str) -> None:
     model, plain = make(name)
     documents = [document(8, 3, seed=20), document(7, 5, seed=30), document(5, 0, seed=40)]

@@ -37,6 +37,12 @@ DRAFT: dict[str, Any] = {
     "sliding_window": None, "intermediate_size": 96, "ttt": {"steps": 3, "decay": 1.0}, "init": None,
 }  # fmt: skip
 
+PEAGLE: dict[str, Any] = {
+    **DRAFT, "algorithm": "peagle", "mask_token": 2, "depths": 3,
+    "sampling": {"ratio": 0.7, "floor": 0.2, "anchors": 12},
+}  # fmt: skip
+"""A draft of whose places every step draws some."""
+
 TRAIN: dict[str, Any] = {
     "epochs": 2, "steps": None, "batch_tokens": 128,
     "optimizer": {"name": "adamw", "learning_rate": 3e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0},

@@ -63,7 +63,7 @@ def plan_queries(rows: Tensor, depths: Tensor, steps: int, total: int) -> tuple[
     for k in range(steps):
         last[rows[counted[k]] - k] = k
     order = last.sort(descending=True, stable=True).indices
-    queries = [order[: even(int((last >= k).sum()))].sort().values for k in range(steps)]
+    queries = [order[: even(max(1, int((last >= k).sum())))].sort().values for k in range(steps)]
     places = [torch.searchsorted(queries[k], rows - k) * counted[k] for k in range(steps)]
     return queries, counted, places
 
