@@ -26,9 +26,14 @@ class Reference:
             AutoModelForImageTextToText,
         )
 
-        text = type(AutoConfig.from_pretrained(str(folder))) in MODEL_FOR_CAUSAL_LM_MAPPING
+        config = AutoConfig.from_pretrained(str(folder))
+        text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
         kind: Any = AutoModelForCausalLM if text else AutoModelForImageTextToText
-        self._model: Any = kind.from_pretrained(str(folder), dtype=getattr(torch, dtype))
+        # torch's attention has no cap on its logits, and transformers takes it for Gemma 2 all the same.
+        capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+        self._model: Any = kind.from_pretrained(
+            str(folder), dtype=getattr(torch, dtype), attn_implementation="eager" if capped else None
+        )
         self._folder = folder
         self._model.eval().to(device)
         self._device = device

@@ -401,7 +401,7 @@ def _evaluation(values: Values) -> StageRow | None:
         return None
     return StageRow(
         name="evaluation",
-        version=3,
+        version=4,
         params=_asked(values, "export.speculative_tokens", without=("evaluate.grid",)),
         inputs={"checkpoint": "checkpoint", "draft": "draft", **_answered(values)},
         files=_prompt_files(values),
