@@ -227,8 +227,6 @@ def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> i
         stage.record["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         emit(StageResult(record=stage.record))
     except SpeccError as error:
-        if error.__cause__ is not None:  # what an engine said, which is told in one line
-            _log(error.__cause__)
         emit(Failure(message=error.message, where=str(error.where) if error.where else None, hint=error.hint,
                      code=error.code))  # fmt: skip
         return error.code
@@ -236,14 +234,17 @@ def run(stages: Mapping[str, StageFunction], argv: list[str] | None = None) -> i
         emit(Failure(message="the stage ran out of memory", hint="give it less per batch, or a larger machine"))
         return Exit.STAGE
     except Exception as error:  # noqa: BLE001 - an engine may raise anything; the log keeps the traceback
-        _log(error)
+        log(error)
         emit(_raised(error, Path(arguments[0]).parent))
         return Exit.STAGE
     return Exit.OK
 
 
-def _log(error: BaseException) -> None:
-    """Write a traceback into the stage's log."""
+def log(error: BaseException) -> None:
+    """Write the traceback of what an engine raised into the stage's log.
+
+    It is not for what a server said: an address may have a secret in it.
+    """
     with suppress(OSError):  # the disk that is full may be the log's
         traceback.print_exception(error)
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 from specc.core.algorithms.mtp import HEADS
 from specc.core.engines import vllm_arguments
 from specc.core.errors import Exit, SpeccError
+from specc.core.stage import log
 
 _MIMO: Final = "MiMoForCausalLM"
 
@@ -51,6 +52,7 @@ def start(verifier: Path, params: Mapping[str, Any], facets: Mapping[str, Any], 
             **more,
         )
     except Exception as error:
+        log(error)
         first = next(iter(str(error).strip().splitlines()), "")
         raise SpeccError(
             f"vLLM cannot load the verifier: {type(error).__name__}: {first[:300]}",

@@ -20,6 +20,7 @@ from specc.core.engines import architecture, spread
 from specc.core.errors import Exit, SpeccError
 from specc.core.files import sha256
 from specc.core.measure.acceptance import Counts
+from specc.core.stage import log
 from specc.evaluate.prompts import Asked, opened
 from specc.evaluate.temperature import mend
 
@@ -130,6 +131,7 @@ def engine(
         llm = _start(served, config, dtype=dtype, length=length, device=device, speculator=speculator, more=more)
         _generate(llm, [prompt], 2)  # the rest of the start-up hides in the first call
     except Exception as error:
+        log(error)
         what = "the checkpoint with its verifier" if speculator else "the verifier"
         text = str(error).strip().splitlines()
         raise SpeccError(

@@ -54,6 +54,10 @@ def _check(specs: tuple[Path, ...]) -> Report:
     return Report(tuple(good), tuple(findings))
 
 
+_WORDS: Final = (b'"quantization', b'"compression_config"', b'"linear_', b'"qwen3_5')
+"""What a configuration, or a lock, has in it that vLLM cannot run everywhere."""
+
+
 def unrunnable(path: Path, builds: Sequence[Checked]) -> list[SpeccError]:
     """Return why vLLM cannot run the verifiers of a spec's builds, as far as they are known without a network."""
     texts = [path.with_suffix(".lock.json"), *(path.parent / one.spec.verifier.model / "config.json" for one in builds)]
@@ -79,10 +83,6 @@ def unrunnable(path: Path, builds: Sequence[Checked]) -> list[SpeccError]:
             values["verifier"]["config"] = config
             found += refusals(values, machine, build.document)
     return found
-
-
-_WORDS: Final = (b'"quantization', b'"compression_config"', b'"linear_', b'"qwen3_5')
-"""What a configuration, or a lock, has in it that vLLM cannot run everywhere."""
 
 
 def _says(path: Path, word: bytes) -> bool:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from specc.core.errors import Exit, SpeccError
-from specc.core.stage import Stage, Tell, Unit, run
+from specc.core.stage import Stage, Tell, Unit, log, run
 
 
 def write(stage: Stage) -> None:
@@ -70,6 +70,7 @@ def refuse(stage: Stage) -> None:
     try:
         crash(stage)
     except ValueError as error:
+        log(error)
         raise SpeccError("the engine cannot load it", hint="the log has its own words", code=Exit.STAGE) from error
 
 
