@@ -21,6 +21,8 @@ HEIGHT: Final = 236
 TOP: Final = 30
 BOTTOM: Final = 42
 RIGHT: Final = 14
+TINY: Final = 1e-300
+"""What is no span of values: a part of it has no logarithm any more."""
 LETTER: Final = 6.4
 """Pixels that a letter takes, at most but for rare ones."""
 STYLES: Final = 6
@@ -131,7 +133,7 @@ def key(index: int, *, bar: bool) -> str:
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Return round numbers, evenly spaced and some `wanted` of them, that the values from `low` to `high` lie among."""
-    span = (high - low) or abs(high) or 1.0
+    span = next((one for one in (high - low, abs(high)) if one > TINY), 1.0)
     rough = span / wanted
     scale = 10.0 ** math.floor(math.log10(rough))
     step = scale * next(nice for nice in (1, 2, 2.5, 5, 10) if nice * scale >= rough * 0.999)
