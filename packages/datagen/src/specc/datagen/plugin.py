@@ -17,7 +17,7 @@ CLASS: Final = "specc.datagen.llava:Llava"
 
 
 def register() -> None:
-    """Let vLLM run LLaVA by `CLASS`, and look at all classes in this process; none is imported before it is run."""
+    """Let vLLM run LLaVA by `CLASS`, and look at classes in this process; nothing is imported before it looks."""
     from vllm import ModelRegistry
     from vllm.model_executor.models import registry
     from vllm.platforms import current_platform

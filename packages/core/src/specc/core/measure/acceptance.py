@@ -15,10 +15,13 @@ POSITION: Final = re.compile(r'(?:^|,)position="(\d+)"')
 
 
 def greedy(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return what `evaluation.json` says of greedy output by dtype, and of a verifier in fp32 no part of it again."""
+    """Return what `evaluation.json` says of greedy output by dtype, if a prompt was answered in it.
+
+    Of a verifier in fp32 no part of it is told again.
+    """
     found: Mapping[str, Any] = evaluation.get("lossless") or {}
-    left = {"fp32"} if "float32" in found or exact(evaluation) is None else set[str]()
-    return {dtype: one for dtype, one in found.items() if dtype not in left}
+    again = "fp32" if "float32" in found else None
+    return {dtype: one for dtype, one in found.items() if one["prompts"] and dtype != again}
 
 
 def exact(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -32,8 +32,8 @@ class Family:
     takes the embeddings for the head whatever the configuration says. `rotary`: heads may turn in part only, and
     positions may have several axes, all the same in text. `heads` is the key of the number of native heads for
     further tokens. `linear`: layers are of linear attention but for every fourth, unless the configuration says which.
-    `absent` is what transformers takes missing keys for. What is missing and in none of these is as
-    in Llama, or an error.
+    `absent` is what transformers takes missing keys for. What is missing and in none of these is as in Llama, or an
+    error.
     """
 
     norm: Literal["rms", "gemma", "layernorm"] = "rms"
